@@ -1,0 +1,237 @@
+"""Proof in pixels: does each stage draw the masks that PyTorch draws? (DESIGN.md, "Proof")
+
+A stage is judged by its class maps against PyTorch's. Pixels that PyTorch itself cannot decide (near-ties) are counted
+apart, and so are pixels that a pooling window moved whose maximum is undecided (pool ties, SegNet alone).
+"""
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdeploy import dataset, images, metrics, models
+from segdeploy.benchmarks import accuracy
+from segdeploy.engines import Engine
+from segdeploy.models._blocks import MaxPoolWithIndices, Network, space_to_depth
+from segdeploy.spec import Spec
+
+SCHEMA = 1
+LARGEST_TIE = 1e-3  # of the logits' range: however rough the arithmetic, a wider margin is no tie
+Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Shares of pixels. The defaults are those of a float32 stage."""
+
+    agreement: float = 0.9999
+    near_ties: float = 0.001
+    pool_ties: float = 0.00002
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """One link of the chain; without an engine, the reason why it cannot run here."""
+
+    name: str
+    engine: Engine | None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    image: Path
+    mask: Path | None
+
+
+class Reference:
+    """The network in PyTorch, in float32 as it was trained and in float64 to know what float32 cannot decide."""
+
+    def __init__(self, network: Network, spec: Spec) -> None:
+        logits = dataclasses.replace(spec, output="logits")
+        self.network = network
+        self.single = models.deployed(network, logits).eval()
+        self.double = models.deployed(copy.deepcopy(network), logits).double().eval()
+
+    def class_map(self, image: NDArray[np.uint8]) -> tuple[metrics.ClassMap, Mask]:
+        """(H, W, 3) -> the class map and which of its pixels are near-ties."""
+        logits, exact = self._logits(image)
+        return logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits, exact)
+
+    def pool_ties(self, image: NDArray[np.uint8]) -> Mask:
+        """(H', W'): pixels within reach of a pooling window whose maximum float32 cannot decide."""
+        with _pooled_maps(self.single) as single, _pooled_maps(self.double) as double:
+            logits, _ = self._logits(image)
+        reached = torch.zeros(logits.shape[1:], dtype=torch.bool)
+        for x, exact, reach in zip(single, double, self.network.pooling_reaches(), strict=True):
+            tied = F.interpolate(_tied_windows(x, exact).float(), size=tuple(reached.shape), mode="nearest")
+            reached |= F.max_pool2d(tied, 2 * reach + 1, stride=1, padding=reach)[0, 0].bool()
+        return reached.numpy()
+
+    def _logits(self, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        batch = torch.tensor(image[None])
+        with torch.inference_mode():
+            return self.single(batch)[0], self.double(batch)[0]
+
+
+def near_ties(logits: Tensor, exact: Tensor) -> Mask:
+    """(K, H, W) in float32 and float64 -> pixels whose two best logits differ by less than the arithmetic does.
+
+    The margin is twice the largest difference between the two, and never above a thousandth of the logits' range.
+    """
+    if len(logits) == 1:
+        return np.zeros(logits.shape[1:], bool)
+    error = float((logits.double() - exact).abs().max())
+    margin = min(2 * error, LARGEST_TIE * float(logits.max() - logits.min()))
+    best = logits.topk(2, dim=0).values
+    return ((best[0] - best[1]) < margin).numpy()
+
+
+class _Tally:
+    """What one stage adds up over the pictures."""
+
+    def __init__(self, stage: Stage, spec: Spec) -> None:
+        self.stage = stage
+        self.pixels = self.differing = self.outside = self.by_pool = 0
+        self.band = self.band_differing = 0
+        self.counts = np.zeros((len(spec.classes),) * 2, np.int64)
+
+    def add(self, differs: Mask, band: Mask, tied: Mask, moved_by_pool: Callable[[], Mask]) -> None:
+        self.pixels += differs.size
+        self.differing += int(np.count_nonzero(differs))
+        self.band += int(np.count_nonzero(band))
+        self.band_differing += int(np.count_nonzero(differs & band))
+        undecided = differs & ~tied
+        if undecided.any():
+            self.by_pool += int(np.count_nonzero(undecided & moved_by_pool()))
+            self.outside += int(np.count_nonzero(undecided))
+
+    def report(self, near_tie_share: float, reference: metrics.Confusion, spec: Spec, limits: Limits) -> dict[str, Any]:
+        if self.stage.engine is None:
+            return {"name": self.stage.name, "agreement": None, "reason": self.stage.reason, "passed": None}
+        engine = self.stage.engine
+        inside = self.pixels - self.band
+        shares = {
+            "agreement": 1 - self.differing / self.pixels,
+            "near_ties": near_tie_share,
+            "pool_ties": self.by_pool / self.pixels,
+            "unexplained": (self.outside - self.by_pool) / self.pixels,
+        }
+        broken = _broken(shares, limits)
+        return {
+            "name": self.stage.name,
+            "runtime": engine.runtime,
+            "device": engine.device,
+            **shares,
+            "pixels": self.pixels,
+            "differing_pixels": self.differing,
+            "boundary_agreement": 1 - self.band_differing / self.band if self.band else None,
+            "interior_agreement": 1 - (self.differing - self.band_differing) / inside if inside else None,
+            **_miou_change(reference, self.counts, spec),
+            "passed": not broken,
+            "reason": broken,
+        }
+
+
+def prove(
+    reference: Reference,
+    stages: Sequence[Stage],
+    pictures: Sequence[Picture],
+    spec: Spec,
+    *,
+    limits: Limits,
+    done: Callable[[], None],
+) -> dict[str, Any]:
+    """Run every stage on every picture and compare with PyTorch; `done` is called after each picture."""
+    tallies = [_Tally(stage, spec) for stage in stages]
+    truth_of_reference = np.zeros((len(spec.classes),) * 2, np.int64)
+    tied_pixels = pixels = 0
+    for picture in pictures:
+        image = images.prepared(images.read(picture.image), spec)
+        expected, tied = reference.class_map(image)
+        truth = _truth(picture, spec)
+        truth_of_reference += 0 if truth is None else accuracy.against(truth, expected, spec)
+        tied_pixels += int(np.count_nonzero(tied))
+        pixels += tied.size
+        band = metrics.boundary_band(expected)
+        for tally in tallies:
+            if tally.stage.engine is None:
+                continue
+            found = tally.stage.engine.classify(image[None])[0]
+            tally.add(found != expected, band, tied, lambda image=image: reference.pool_ties(image))
+            tally.counts += 0 if truth is None else accuracy.against(truth, found, spec)
+        done()
+    reports = [tally.report(tied_pixels / pixels, truth_of_reference, spec, limits) for tally in tallies]
+    return _verdict(reports, len(pictures))
+
+
+def _verdict(stages: list[dict[str, Any]], pictures: int) -> dict[str, Any]:
+    ran = [stage for stage in stages if stage["passed"] is not None]
+    failed = [stage for stage in ran if not stage["passed"]]
+    return {
+        "schema": SCHEMA,
+        "passed": not failed,
+        "first_failing_stage": failed[0]["name"] if failed else None,
+        "proven_to": ran[-1]["name"] if ran else None,
+        "images": pictures,
+        "stages": stages,
+    }
+
+
+def _broken(shares: dict[str, float], limits: Limits) -> str | None:
+    """Why a stage fails, or None."""
+    if shares["unexplained"] > 0:
+        return f"{shares['unexplained']:.5%} of the pixels differ and are no near-tie"
+    if shares["agreement"] < limits.agreement:
+        return f"only {shares['agreement']:.4%} of the pixels agree, {limits.agreement:.4%} are asked for"
+    if shares["near_ties"] > limits.near_ties:
+        return f"{shares['near_ties']:.4%} of the pixels are near-ties in PyTorch itself, above {limits.near_ties:.4%}"
+    if shares["pool_ties"] > limits.pool_ties:
+        return f"{shares['pool_ties']:.5%} of the pixels moved with a pooling tie, above {limits.pool_ties:.5%}"
+    return None
+
+
+def _miou_change(reference: metrics.Confusion, candidate: metrics.Confusion, spec: Spec) -> dict[str, Any]:
+    """Points of mIoU, candidate minus PyTorch; null without truth."""
+    before, after = metrics.miou(reference), metrics.miou(candidate)
+    if before is None or after is None:
+        return {"miou_change": None, "miou_change_by_class": None}
+    each = 100 * (metrics.iou(candidate) - metrics.iou(reference))
+    by_class = {name: None if np.isnan(value) else float(value) for name, value in zip(spec.classes, each, strict=True)}
+    return {"miou_change": 100 * (after - before), "miou_change_by_class": by_class}
+
+
+def _truth(picture: Picture, spec: Spec) -> metrics.ClassMap | None:
+    if picture.mask is None:
+        return None
+    return dataset.read_truth(picture.mask, classes=len(spec.classes), ignore_index=spec.ignore_index)
+
+
+@contextlib.contextmanager
+def _pooled_maps(module: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """The input of every pooling with indices, in the order in which it runs."""
+    maps: list[Tensor] = []
+    pools = [child for child in module.modules() if isinstance(child, MaxPoolWithIndices)]
+    handles = [pool.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0])) for pool in pools]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tied_windows(x: Tensor, exact: Tensor) -> Tensor:
+    """(1, C, H, W) twice -> (1, 1, h, w): windows in which two positions are closer than the arithmetic is exact."""
+    error = float((x.double() - exact).abs().max())
+    windows = space_to_depth(x[..., : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2])
+    best = torch.stack(windows.chunk(4, dim=1)).topk(2, dim=0).values
+    tied = (best[0] - best[1] < 2 * error) & (best[0] != 0)  # a zero is a zero wherever it is put
+    return tied.any(dim=1, keepdim=True)

@@ -1,0 +1,98 @@
+"""One life cycle for every runtime: a public check, then a private act."""
+
+import abc
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy import images
+from segdeploy.artifact import Artifact, Kind
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.spec import Precision, Spec
+
+Images = NDArray[np.uint8]
+ClassMaps = NDArray[np.uint8]
+
+
+class Engine(abc.ABC):
+    """A network that is loaded and ready; a context manager.
+
+    `delivered` is the type the convolutions are really computed in; `concurrent`: `classify` may be called from several
+    threads at once, and gains from it.
+    """
+
+    runtime: ClassVar[str]
+    concurrent: ClassVar[bool] = False
+
+    def __init__(self, spec: Spec, *, device: str, delivered: Precision) -> None:
+        self.spec = spec
+        self.device = device
+        self.delivered = delivered
+
+    def classify(self, batch: Images, out: ClassMaps | None = None) -> ClassMaps:
+        """uint8 RGB (N, H, W, 3) at network size -> class maps (N, H', W'), into `out` where it is given."""
+        expected = (self.spec.height, self.spec.width, 3)
+        if batch.dtype != np.uint8 or batch.ndim != len(expected) + 1 or batch.shape[1:] != expected:
+            raise InvalidRequestError(
+                f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}.",
+                "Resize with segdeploy.images.prepared, or export with --size.",
+            )
+        class_maps = self._classify(np.ascontiguousarray(batch))
+        if out is None:
+            return class_maps
+        np.copyto(out, class_maps)
+        return out
+
+    def segment(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB (H0, W0, 3) of any size -> class map (H0, W0): to network size, through the network, and back."""
+        class_map = self.classify(images.prepared(photo, self.spec)[None])[0]
+        return images.to_photo_size(class_map, height=photo.shape[0], width=photo.shape[1])
+
+    @abc.abstractmethod
+    def _classify(self, batch: Images) -> ClassMaps: ...
+
+    def close(self) -> None:
+        """Let go of the network; called by leaving the `with` block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class EngineModule(Protocol):
+    """What a file in `engines/` defines."""
+
+    RUNTIME: str
+    OPENS: Kind
+    PACKAGES: tuple[str, ...]  # distributions that bring the runtime; more than one installed is a clash
+    DEVICES: tuple[str, ...]
+
+    def open(self, artifact: Artifact, *, device: str, threads: int | None = None) -> Engine: ...
+    def import_runtime(self) -> ModuleType: ...
+    def devices(self) -> list[str]: ...
+
+
+def missing(package: str, extra: str, error: ImportError) -> MissingRuntimeError:
+    reason = f": {error}" if error.name != package.replace("-", "_") else ""
+    return MissingRuntimeError(
+        f"{package} is not installed or does not load{reason}.", f"Install it: pip install 'segdeploy[{extra}]'"
+    )
+
+
+def require_class_map(artifact: Artifact) -> None:
+    """Engines draw masks; a graph of logits is for looking into."""
+    if artifact.spec.output != "class_map":
+        raise InvalidFileError(
+            f"{artifact.path} gives {artifact.spec.output}, not a class map.",
+            f"Export it without --output: segdeploy export --model {artifact.spec.model}",
+        )
+
+
+def unknown_device(runtime: str, device: str, known: Any) -> InvalidRequestError:  # noqa: ANN401 - any sequence
+    return InvalidRequestError(f"{runtime} has no device {device!r}.", f"Choose one of {', '.join(known)}.")

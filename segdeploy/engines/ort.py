@@ -1,0 +1,110 @@
+"""ONNX Runtime, on the CPU (the default that needs nothing) or on CUDA."""
+
+import importlib.metadata
+import os
+from types import ModuleType
+from typing import Any, ClassVar
+
+from segdeploy.artifact import Artifact
+from segdeploy.engines._base import ClassMaps, Engine, Images, missing, require_class_map, unknown_device
+from segdeploy.errors import InvalidFileError, MissingRuntimeError
+from segdeploy.spec import Precision, Spec
+
+RUNTIME = "ort"
+OPENS = "graph"
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+DEVICES = ("cuda", "cpu")
+PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # fp32 was asked, not TensorFloat-32
+}
+FATAL = 4  # ONNX Runtime's log level: failures are raised, the log would say them twice
+
+
+class OrtEngine(Engine):
+    runtime: ClassVar[str] = RUNTIME
+    concurrent: ClassVar[bool] = True
+
+    def __init__(self, session: Any, spec: Spec, *, device: str, delivered: Precision) -> None:  # noqa: ANN401
+        super().__init__(spec, device=device, delivered=delivered)
+        self._session = session
+
+    def _classify(self, batch: Images) -> ClassMaps:
+        class_maps: ClassMaps = self._session.run(None, {"images": batch})[0]
+        return class_maps
+
+    def close(self) -> None:
+        self._session = None
+
+
+def open(  # noqa: A001 - the name every engine module has
+    artifact: Artifact, *, device: str, threads: int | None = None, optimised: bool = True
+) -> OrtEngine:
+    """`optimised=False` runs the graph node by node as it is written: the executor that parity judges graphs in."""
+    ort = import_runtime()
+    require_class_map(artifact)
+    if device not in DEVICES:
+        raise unknown_device(RUNTIME, device, DEVICES)
+    provider, options = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise _no_cuda(f"this build of ONNX Runtime knows {', '.join(ort.get_available_providers())}")
+    if device == "cuda":
+        ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(
+            str(artifact.path), _settings(ort, threads, optimised=optimised), providers=[(provider, options)]
+        )
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
+        reason = str(error).splitlines()[0]
+        raise InvalidFileError(
+            f"ONNX Runtime cannot open {artifact.path}: {reason}",
+            f"Export it again: segdeploy export --model {artifact.spec.model}",
+        ) from error
+    # ONNX Runtime lists CUDA even where it cannot load it, and falls back without a word: ask the session.
+    if session.get_providers()[0] != provider:
+        raise _no_cuda(f"the session runs on {session.get_providers()[0]}")
+    return OrtEngine(session, artifact.spec, device=device, delivered=artifact.precision)
+
+
+def import_runtime() -> ModuleType:
+    try:
+        import onnxruntime
+
+        onnxruntime.InferenceSession  # noqa: B018 - after a clash of its two packages the module is empty
+    except (ImportError, AttributeError) as error:
+        if installed := _installed():
+            raise MissingRuntimeError(
+                f"{' and '.join(installed)} {'is' if len(installed) == 1 else 'are'} installed, but broken: {error}.",
+                f"Repair: pip uninstall -y {' '.join(PACKAGES)}; pip install {installed[-1]}",
+            ) from error
+        raise missing("onnxruntime", "cpu", ImportError("", name="onnxruntime")) from error
+    return onnxruntime
+
+
+def devices() -> list[str]:
+    """What the installed build was made for; whether CUDA really loads, only a session tells."""
+    available = import_runtime().get_available_providers()
+    return [device for device in DEVICES if PROVIDERS[device][0] in available]
+
+
+def _installed() -> list[str]:
+    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
+    return [package for package in PACKAGES if package in found]
+
+
+def _settings(ort: Any, threads: int | None, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy
+    settings = ort.SessionOptions()
+    settings.log_severity_level = FATAL
+    settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # A spinning thread burns the core that decodes the next image.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    level = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    return settings
+
+
+def _no_cuda(reason: str) -> MissingRuntimeError:
+    return MissingRuntimeError(
+        f"ONNX Runtime cannot use CUDA here: {reason}.",
+        "Use --device cpu, or: pip uninstall -y onnxruntime; pip install 'segdeploy[gpu]' (driver 580 or newer).",
+    )

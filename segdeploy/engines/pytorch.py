@@ -1,0 +1,62 @@
+"""PyTorch itself, the reference: opens a checkpoint, runs the deployed form of the network."""
+
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+from segdeploy import checkpoint, models
+from segdeploy.artifact import Artifact
+from segdeploy.engines._base import ClassMaps, Engine, Images, unknown_device
+from segdeploy.errors import MissingRuntimeError
+from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    from segdeploy.models._deployed import Deployed
+
+RUNTIME = "torch"
+OPENS = "checkpoint"
+PACKAGES = ("torch",)
+DEVICES = ("cuda", "cpu")
+
+
+class TorchEngine(Engine):
+    runtime: ClassVar[str] = RUNTIME
+
+    def __init__(self, deployed: "Deployed", spec: Spec, *, device: str) -> None:
+        super().__init__(spec, device=device, delivered=Precision.FP32)
+        self._deployed = deployed.to(device)
+
+    def _classify(self, batch: Images) -> ClassMaps:
+        import torch
+
+        with torch.inference_mode():
+            class_maps: ClassMaps = self._deployed(torch.tensor(batch, device=self.device)).cpu().numpy()
+        return class_maps
+
+
+def open(artifact: Artifact, *, device: str, threads: int | None = None) -> TorchEngine:  # noqa: A001
+    """Load a checkpoint at the size its artifact says. `threads` holds for the whole process: torch has one pool."""
+    torch = import_runtime()
+    if device not in DEVICES:
+        raise unknown_device(RUNTIME, device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingRuntimeError(
+            "PyTorch cannot use CUDA here.", "Use --device cpu, or install a CUDA build of torch and a driver."
+        )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 was asked
+    if threads:
+        torch.set_num_threads(threads)
+    network, _ = checkpoint.load(artifact.path)
+    network.check_size(artifact.spec.height, artifact.spec.width)
+    return TorchEngine(models.deployed(network, artifact.spec).eval(), artifact.spec, device=device)
+
+
+def import_runtime() -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
+    return torch
+
+
+def devices() -> list[str]:
+    return list(DEVICES) if import_runtime().cuda.is_available() else ["cpu"]

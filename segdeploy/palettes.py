@@ -1,0 +1,99 @@
+"""Classes and colours of the data sets, and colours for a data set that brings none."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+Colour: TypeAlias = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Palette:
+    """Class names and their RGB colours, by class index."""
+
+    classes: tuple[str, ...]
+    colours: tuple[Colour, ...]
+
+
+def default_colours(count: int) -> tuple[Colour, ...]:
+    """PASCAL VOC's colour of every index, continued past its 21 classes; 256 of them are distinct."""
+    return tuple(_voc_colour(index) for index in range(count))
+
+
+def _voc_colour(index: int) -> Colour:
+    """Bits 0, 1, 2 of the index go to R, G, B, highest bit first; then the next three (VOCcode/VOClabelcolormap.m)."""
+
+    def channel(first: int) -> int:
+        return sum((index >> (first + 3 * place) & 1) << (7 - place) for place in range(8))
+
+    return channel(0), channel(1), channel(2)
+
+
+_CAMVID: Mapping[str, Colour] = {  # the order of SegNet's own labels (arXiv:1511.00561); Void, 11, is the ignored label
+    "Sky": (128, 128, 128),
+    "Building": (128, 0, 0),
+    "Pole": (192, 192, 128),
+    "Road": (128, 64, 128),
+    "Pavement": (60, 40, 222),
+    "Tree": (128, 128, 0),
+    "SignSymbol": (192, 128, 128),
+    "Fence": (64, 64, 128),
+    "Car": (64, 0, 128),
+    "Pedestrian": (64, 64, 0),
+    "Bicyclist": (0, 128, 192),
+}
+
+_CITYSCAPES: Mapping[str, Colour] = {  # by trainId (cityscapesScripts helpers/labels.py)
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+
+_VOC = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+named: Mapping[str, Palette] = MappingProxyType(
+    {
+        "camvid": Palette(tuple(_CAMVID), tuple(_CAMVID.values())),
+        "cityscapes": Palette(tuple(_CITYSCAPES), tuple(_CITYSCAPES.values())),
+        "voc": Palette(_VOC, default_colours(len(_VOC))),
+    }
+)

@@ -1,0 +1,108 @@
+"""What a trained network promises, in one value that travels inside every file we write."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+
+MAX_CLASSES = 256  # a class map is uint8
+
+
+class Precision(StrEnum):
+    """The type a graph computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spec:
+    """A network's contract: what rebuilds it, what goes in, what comes out.
+
+    `height` and `width` are the network's input in pixels, always RGB; `mean` and `std` are of values in 0..1.
+    `margin` pixels on each side are context that valid convolutions consume: the class map is that much smaller.
+    `variant` holds the keyword arguments of the model file's `build`.
+    """
+
+    model: str
+    variant: Mapping[str, str | int | float | bool]
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    height: int
+    width: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    ignore_index: int = 255
+    margin: int = 0
+    output: Literal["class_map", "logits"] = "class_map"
+
+    def __post_init__(self) -> None:
+        for broken, what, remedy in _problems(self):
+            if broken:
+                raise InvalidRequestError(what, remedy)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raise InvalidFileError for anything `to_json` did not write."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise InvalidFileError(f"the Spec is not JSON: {error}.", "Take a file that segdeploy wrote.") from error
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        try:
+            sequences = {
+                "classes": tuple(str(name) for name in fields["classes"]),
+                "colours": tuple((int(r), int(g), int(b)) for r, g, b in fields["colours"]),
+                "mean": tuple(float(value) for value in fields["mean"]),
+                "std": tuple(float(value) for value in fields["std"]),
+            }
+            return cls(**{**fields, **sequences})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidFileError(
+                f"the Spec has a missing or unknown field: {error}.", "Take a file that this version of segdeploy wrote."
+            ) from error
+
+
+def _problems(spec: Spec) -> list[tuple[bool, str, str]]:
+    count = len(spec.classes)
+    return [
+        (
+            not 1 <= count <= MAX_CLASSES,
+            f"{count} classes; a class map holds 1 to {MAX_CLASSES}.",
+            "Merge classes before training: masks are 8-bit.",
+        ),
+        (
+            len(spec.colours) != count,
+            f"{count} classes but {len(spec.colours)} colours.",
+            "Give one colour for each class.",
+        ),
+        (
+            not all(0 <= value <= MAX_CLASSES - 1 for colour in spec.colours for value in colour),
+            "a colour has a value outside 0..255.",
+            "Give colours as three numbers in 0..255.",
+        ),
+        (
+            spec.height < 1 or spec.width < 1,
+            f"the network size {spec.height}x{spec.width} is empty.",
+            "Give HEIGHTxWIDTH in pixels, for example 256x256.",
+        ),
+        (
+            min(spec.std) <= 0,
+            f"the standard deviations {spec.std} are not all above 0.",
+            "Give the deviation of values in 0..1, for example 0.229,0.224,0.225.",
+        ),
+        (
+            spec.output not in {"class_map", "logits"},
+            f"the output {spec.output!r} is unknown.",
+            "Choose class_map or logits.",
+        ),
+    ]

@@ -1,0 +1,111 @@
+"""Samples for training: stretched to network size as in deployment, then flipped, scaled and cropped at random."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from segdeploy import dataset, images
+from segdeploy.spec import Spec
+
+LARGEST_CACHE = 2_000_000_000  # bytes of decoded pairs kept in memory; larger data sets are read again every epoch
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Augmentation:
+    """`crop`: (height, width) of what the network sees in training; `scale`: the range the image is resized by."""
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.75, 1.5)
+    flip_vertically: bool = False
+
+
+class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
+    """(image uint8 (h, w, 3), truth int64 (h', w')); random by (seed, epoch, index) alone, so a run can be resumed."""
+
+    def __init__(
+        self, samples: Sequence[dataset.Sample], spec: Spec, augmentation: Augmentation, *, seed: int
+    ) -> None:
+        self.samples = samples
+        self.spec = spec
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self._cache: dict[int, Pair] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        photo, truth = augmented(*self.pair(index), self.augmentation, self.spec, rng)
+        return torch.tensor(photo), torch.tensor(truth, dtype=torch.int64)
+
+    def pair(self, index: int) -> Pair:
+        """Image and truth at network size; kept in memory while the data set is small enough."""
+        if index not in self._cache:
+            pair = _stretched(self.samples[index], self.spec)
+            if len(self) * (pair[0].nbytes + pair[1].nbytes) > LARGEST_CACHE:
+                return pair
+            self._cache[index] = pair
+        return self._cache[index]
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every pair in order; filling the cache on the way."""
+        return (self.pair(index) for index in range(len(self)))
+
+
+def _stretched(sample: dataset.Sample, spec: Spec) -> Pair:
+    height, width = spec.height - 2 * spec.margin, spec.width - 2 * spec.margin
+    photo = images.to_network_size(images.read(sample.image), height=height, width=width)
+    truth = dataset.read_truth(sample.mask, classes=len(spec.classes), ignore_index=spec.ignore_index)
+    return photo, images.to_photo_size(truth, height=height, width=width)
+
+
+def augmented(
+    photo: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    augmentation: Augmentation,
+    spec: Spec,
+    rng: np.random.Generator,
+) -> Pair:
+    """One random view: image (h, w, 3) with the network's margin mirrored around it, truth (h - 2m, w - 2m)."""
+    if rng.random() < 0.5:  # noqa: PLR2004 - a coin
+        photo, truth = photo[:, ::-1], truth[:, ::-1]
+    if augmentation.flip_vertically and rng.random() < 0.5:  # noqa: PLR2004 - a coin
+        photo, truth = photo[::-1], truth[::-1]
+    factor = float(np.exp(rng.uniform(*np.log(augmentation.scale))))
+    photo, truth = _scaled(photo, truth, factor)
+    height, width = (side - 2 * spec.margin for side in augmentation.crop)
+    photo, truth = _padded(photo, truth, height, width, spec)
+    top = int(rng.integers(truth.shape[0] - height + 1))
+    left = int(rng.integers(truth.shape[1] - width + 1))
+    photo, truth = (plane[top : top + height, left : left + width] for plane in (photo, truth))
+    return images.with_margin(photo, spec.margin), truth
+
+
+def _scaled(photo: NDArray[np.uint8], truth: NDArray[np.uint8], factor: float) -> Pair:
+    size = (max(1, round(photo.shape[1] * factor)), max(1, round(photo.shape[0] * factor)))
+    resized = Image.fromarray(np.ascontiguousarray(photo)).resize(size, Image.Resampling.BILINEAR)
+    indices = Image.fromarray(np.ascontiguousarray(truth)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(resized), np.asarray(indices)
+
+
+def _padded(photo: NDArray[np.uint8], truth: NDArray[np.uint8], height: int, width: int, spec: Spec) -> Pair:
+    """At least height x width: the mean colour around the image, the ignored index around the truth."""
+    down, right = max(0, height - truth.shape[0]), max(0, width - truth.shape[1])
+    if down == right == 0:
+        return photo, truth
+    canvas = np.empty((truth.shape[0] + down, truth.shape[1] + right, 3), np.uint8)
+    canvas[:] = np.round(255 * np.asarray(spec.mean)).astype(np.uint8)
+    labels = np.full(canvas.shape[:2], spec.ignore_index, np.uint8)
+    top, left = down // 2, right // 2
+    canvas[top : top + truth.shape[0], left : left + truth.shape[1]] = photo
+    labels[top : top + truth.shape[0], left : left + truth.shape[1]] = truth
+    return canvas, labels

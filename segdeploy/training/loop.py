@@ -1,0 +1,243 @@
+"""The training loop: one file to read in one sitting.
+
+After every epoch `<model>.last.safetensors` holds all that a resumed run needs and, where the score is the best so far,
+`<model>.safetensors` the network. Every epoch seeds itself, so a run that was killed and resumed gives the weights of
+one that was not.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segdeploy import __version__, artifact, checkpoint, dataset, images, metrics, models
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.models._blocks import Network
+from segdeploy.spec import Spec
+from segdeploy.training import losses
+from segdeploy.training.data import Augmentation, TrainingData
+
+AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
+POLY_POWER = 0.9
+MOMENTUM = "momentum/"  # how the optimiser's tensors are named inside `last`
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How to train. `learning_rate` falls to zero by (1 - t/T)^0.9, t the number of steps done."""
+
+    augmentation: Augmentation
+    epochs: int = 50
+    batch: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    class_weights: str = "none"
+    seed: int = 0
+    workers: int = 0
+    device: str = "cpu"
+
+
+class Progress(Protocol):
+    """What the loop tells whoever watches; the command draws a bar from it."""
+
+    def steps(self, total: int, done: int) -> None: ...
+    def step(self, *, epoch: int, loss: float, miou: float | None) -> None: ...
+    def epoch(self, record: Mapping[str, Any]) -> None: ...
+
+
+def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: bool, progress: Progress) -> Path:
+    """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`."""
+    run = _Run(data, spec, plan, out)
+    first = run.resume() if resume else run.start()
+    steps = len(run.loader)
+    progress.steps(plan.epochs * steps, first * steps)
+    with _tensorboard(out / "tensorboard" / spec.model, first * steps) as scalars:
+        for epoch in range(first, plan.epochs):
+            record = run.epoch(epoch, progress)
+            run.keep(epoch, record)
+            scalars(record)
+            progress.epoch(record)
+    return run.best_path
+
+
+class _Run:
+    def __init__(self, data: dataset.Dataset, spec: Spec, plan: Plan, out: Path) -> None:
+        self.spec, self.plan, self.data = spec, plan, data
+        self.best_path = out / f"{spec.model}.safetensors"
+        self.last_path = out / f"{spec.model}.last.safetensors"
+        self.log_path = out / f"{spec.model}.log.jsonl"
+        self.best = -math.inf
+        torch.manual_seed(plan.seed)
+        self.network = models.rebuild(spec)
+        self.network.check_size(*plan.augmentation.crop)
+        self.network.to(plan.device, memory_format=torch.channels_last)
+        self.input = models.deployed(self.network, spec).to(plan.device)
+        self.samples = TrainingData(data.train, spec, plan.augmentation, seed=plan.seed)
+        self.loader = DataLoader(self.samples, plan.batch, shuffle=True, drop_last=True, num_workers=plan.workers)
+        if not len(self.loader):
+            raise InvalidRequestError(
+                f"{len(self.samples)} training images do not fill one batch of {plan.batch}.",
+                f"Give --batch {max(1, len(self.samples))} or less, or more images.",
+            )
+        self.weights = self._class_weights()
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+
+    def start(self) -> int:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path.unlink(missing_ok=True)
+        return 0
+
+    def resume(self) -> int:
+        """Give the number of epochs done, with network, optimiser and log as they were then."""
+        state = checkpoint.read(self.last_path)
+        if state.spec != self.spec or state.made_by["plan"] != _json(self.plan):
+            raise InvalidFileError(
+                f"{self.last_path} was made with other options.", "Resume with the options of the first run."
+            )
+        tensors = checkpoint.tensors(self.last_path)
+        momentum = {name.removeprefix(MOMENTUM): tensors.pop(name) for name in list(tensors) if MOMENTUM in name}
+        checkpoint.load_into(self.network, tensors, self.last_path)
+        _restore(self.optimiser, momentum)
+        self.best = state.made_by["best"]
+        done = int(state.made_by["epoch"])
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        artifact.write_atomically(self.log_path, "".join(lines[:done]).encode())
+        return done
+
+    def epoch(self, epoch: int, progress: Progress) -> dict[str, Any]:
+        """One pass over the training images and one over the validation images."""
+        started = time.monotonic()
+        torch.manual_seed(int(np.random.SeedSequence((self.plan.seed, epoch)).generate_state(1)[0]))
+        self.samples.epoch = epoch
+        self.network.train()
+        counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
+        total = 0.0
+        for step, (photos, truth) in enumerate(self.loader):
+            self._set_learning_rate(epoch * len(self.loader) + step)
+            loss, predicted = self._step(photos.to(self.plan.device), truth.to(self.plan.device))
+            counts += self._confusion(truth.numpy().astype(np.uint8), predicted)
+            total += loss
+            progress.step(epoch=epoch + 1, loss=total / (step + 1), miou=metrics.miou(counts))
+        val = self.validate()
+        return {
+            "epoch": epoch + 1,
+            "loss": total / len(self.loader),
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "train_miou": metrics.miou(counts),
+            "val_miou": metrics.miou(val),
+            "val_pixel_accuracy": metrics.pixel_accuracy(val),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    def validate(self) -> metrics.Confusion:
+        """Confusion at the size of the labels, as `segdeploy eval` measures it."""
+        self.network.eval()
+        counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
+        for sample in self.data.val:
+            truth = dataset.read_truth(sample.mask, classes=len(counts), ignore_index=self.spec.ignore_index)
+            photo = images.prepared(images.read(sample.image), self.spec)
+            with torch.inference_mode():
+                class_map = self.input(torch.from_numpy(photo[None]).to(self.plan.device))[0].cpu().numpy()
+            counts += self._confusion(truth, images.to_photo_size(class_map, height=len(truth), width=truth.shape[1]))
+        return counts
+
+    def keep(self, epoch: int, record: Mapping[str, Any]) -> None:
+        """Log, best and last, in that order: whatever is cut off is made again by `resume`."""
+        with self.log_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+        score = record["val_miou"] if record["val_miou"] is not None else -record["loss"]
+        made_by = {
+            "command": "train",
+            "version": __version__,
+            "made_at": artifact.now(),
+            "epoch": epoch + 1,
+            "val_miou": record["val_miou"],
+            "plan": _json(self.plan),
+        }
+        if score > self.best:
+            self.best = score
+            checkpoint.save(self.best_path, self.network.state_dict(), self.spec, made_by=made_by)
+        everything = {**self.network.state_dict(), **_momentum(self.optimiser)}
+        checkpoint.save(self.last_path, everything, self.spec, made_by={**made_by, "best": self.best})
+
+    def _step(self, photos: Tensor, truth: Tensor) -> tuple[float, metrics.ClassMap]:
+        x = self.input.normalised(photos).contiguous(memory_format=torch.channels_last)
+        logits, auxiliary = self.network.forward_with_auxiliary(x)
+        loss = self._loss(logits, truth)
+        if auxiliary is not None:
+            loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, truth)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return float(loss.detach()), logits.detach().argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+    def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        return losses.cross_entropy(logits, truth, ignore_index=self.spec.ignore_index, weights=self.weights)
+
+    def _confusion(self, truth: metrics.ClassMap, predicted: metrics.ClassMap) -> metrics.Confusion:
+        return metrics.confusion(
+            truth, predicted, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index
+        )
+
+    def _set_learning_rate(self, step: int) -> None:
+        left = 1 - step / (self.plan.epochs * len(self.loader))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.learning_rate * left**POLY_POWER
+
+    def _class_weights(self) -> Tensor | None:
+        if self.plan.class_weights == "none":
+            return None
+        K = len(self.spec.classes)
+        pixels, present = np.zeros(K, np.int64), np.zeros(K, np.int64)
+        for _, truth in self.samples.pairs():
+            counts = np.bincount(truth[truth != self.spec.ignore_index], minlength=K)[:K]
+            pixels += counts
+            present += (counts > 0) * counts.sum()
+        return torch.from_numpy(losses.median_frequency(pixels, present)).float().to(self.plan.device)
+
+
+def _json(plan: Plan) -> Any:  # noqa: ANN401 - a JSON value
+    """The plan as it reads back from a checkpoint."""
+    return json.loads(json.dumps(dataclasses.asdict(plan)))
+
+
+def _momentum(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"{MOMENTUM}{index}/{name}": value for index, kept in state.items() for name, value in kept.items()}
+
+
+def _restore(optimiser: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in momentum.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, first_step: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Scalars for TensorBoard where it is installed; nothing where it is not."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        yield lambda record: None
+        return
+    with SummaryWriter(str(folder), purge_step=first_step) as writer:
+
+        def scalars(record: Mapping[str, Any]) -> None:
+            for name, value in record.items():
+                if value is not None and name != "epoch":
+                    writer.add_scalar(name, value, record["epoch"])
+
+        yield scalars
