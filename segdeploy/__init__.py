@@ -1,1 +1,16 @@
-__version__ = "0.1.0"
+"""Semantic segmentation, deployed. `segdeploy.open("unet").segment(photo)`; `segdeploy.pipeline` has every verb."""
+
+from typing import TYPE_CHECKING, Any
+
+from segdeploy._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from segdeploy.pipeline import open as open  # noqa: A004 - the verb, re-exported
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - loaded when it is asked for: `import segdeploy` stays light
+    if name == "open":
+        from segdeploy import pipeline
+
+        return pipeline.open
+    raise AttributeError(f"module 'segdeploy' has no attribute {name!r}")

@@ -22,7 +22,9 @@ def iou(counts: Confusion) -> NDArray[np.float64]:
     """(K,) intersection over union; NaN for a class that is in neither truth nor prediction (Cityscapes' policy)."""
     hit = np.diag(counts).astype(np.float64)
     union = counts.sum(axis=0) + counts.sum(axis=1) - hit
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    each = np.full(len(hit), np.nan)
+    np.divide(hit, union, out=each, where=union > 0)
+    return each
 
 
 def miou(counts: Confusion) -> float | None:

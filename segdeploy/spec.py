@@ -68,7 +68,8 @@ class Spec:
             return cls(**{**fields, **sequences})
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidFileError(
-                f"the Spec has a missing or unknown field: {error}.", "Take a file that this version of segdeploy wrote."
+                f"the Spec has a missing or unknown field: {error}.",
+                "Take a file that this version of segdeploy wrote.",
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Proof in pixels: does each stage draw the masks that PyTorch draws? (DESIGN.md, "Proof")
+"""Proof in pixels: whether each stage draws the masks that PyTorch draws.
 
 A stage is judged by its class maps against PyTorch's. Pixels that PyTorch itself cannot decide (near-ties) are counted
 apart, and so are pixels that a pooling window moved whose maximum is undecided (pool ties, SegNet alone).
@@ -7,6 +7,7 @@ apart, and so are pixels that a pooling window moved whose maximum is undecided 
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def prove(
             if tally.stage.engine is None:
                 continue
             found = tally.stage.engine.classify(image[None])[0]
-            tally.add(found != expected, band, tied, lambda image=image: reference.pool_ties(image))
+            tally.add(found != expected, band, tied, functools.partial(reference.pool_ties, image))
             tally.counts += 0 if truth is None else accuracy.against(truth, found, spec)
         done()
     reports = [tally.report(tied_pixels / pixels, truth_of_reference, spec, limits) for tally in tallies]

@@ -1,6 +1,7 @@
 """The runtimes: one public file each, found by listing the folder (a leading underscore is no engine)."""
 
 import importlib
+import importlib.metadata
 import pkgutil
 from typing import cast
 
@@ -11,7 +12,7 @@ from segdeploy.spec import Precision
 
 DEFAULT = "ort"
 
-__all__ = ["DEFAULT", "Engine", "EngineModule", "modules", "names", "open_engine", "parse"]
+__all__ = ["DEFAULT", "Engine", "EngineModule", "installed", "modules", "names", "open_engine", "parse"]
 
 
 def modules() -> dict[str, EngineModule]:
@@ -19,6 +20,12 @@ def modules() -> dict[str, EngineModule]:
     files = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     found = [cast("EngineModule", importlib.import_module(f"{__name__}.{name}")) for name in files]
     return {module.RUNTIME: module for module in found}
+
+
+def installed(module: EngineModule) -> list[str]:
+    """Which of the distributions that bring a runtime are installed; two of them overwrite each other."""
+    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
+    return [package for package in module.PACKAGES if package in found]
 
 
 def names() -> list[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segdeploy import images
 from segdeploy.artifact import Artifact, Kind
-from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
 
 Images = NDArray[np.uint8]
@@ -19,8 +19,7 @@ ClassMaps = NDArray[np.uint8]
 class Engine(abc.ABC):
     """A network that is loaded and ready; a context manager.
 
-    `delivered` is the type the convolutions are really computed in; `concurrent`: `classify` may be called from several
-    threads at once, and gains from it.
+    `delivered` is the type the convolutions are really computed in; `concurrent` is the module's `CONCURRENT`.
     """
 
     runtime: ClassVar[str]
@@ -53,6 +52,7 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _classify(self, batch: Images) -> ClassMaps: ...
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Let go of the network; called by leaving the `with` block."""
 
@@ -72,6 +72,7 @@ class EngineModule(Protocol):
     OPENS: Kind
     PACKAGES: tuple[str, ...]  # distributions that bring the runtime; more than one installed is a clash
     DEVICES: tuple[str, ...]
+    CONCURRENT: bool  # one engine serves several threads at once, and gains from it
 
     def open(self, artifact: Artifact, *, device: str, threads: int | None = None) -> Engine: ...
     def import_runtime(self) -> ModuleType: ...
@@ -83,15 +84,6 @@ def missing(package: str, extra: str, error: ImportError) -> MissingRuntimeError
     return MissingRuntimeError(
         f"{package} is not installed or does not load{reason}.", f"Install it: pip install 'segdeploy[{extra}]'"
     )
-
-
-def require_class_map(artifact: Artifact) -> None:
-    """Engines draw masks; a graph of logits is for looking into."""
-    if artifact.spec.output != "class_map":
-        raise InvalidFileError(
-            f"{artifact.path} gives {artifact.spec.output}, not a class map.",
-            f"Export it without --output: segdeploy export --model {artifact.spec.model}",
-        )
 
 
 def unknown_device(runtime: str, device: str, known: Any) -> InvalidRequestError:  # noqa: ANN401 - any sequence

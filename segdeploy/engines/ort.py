@@ -3,17 +3,23 @@
 import importlib.metadata
 import os
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, missing, require_class_map, unknown_device
+from segdeploy.engines._base import ClassMaps, Engine, Images, missing, unknown_device
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RUNTIME = "ort"
 OPENS = "graph"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 DEVICES = ("cuda", "cpu")
+CONCURRENT = True
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # fp32 was asked, not TensorFloat-32
@@ -23,18 +29,18 @@ FATAL = 4  # ONNX Runtime's log level: failures are raised, the log would say th
 
 class OrtEngine(Engine):
     runtime: ClassVar[str] = RUNTIME
-    concurrent: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = CONCURRENT
 
     def __init__(self, session: Any, spec: Spec, *, device: str, delivered: Precision) -> None:  # noqa: ANN401
         super().__init__(spec, device=device, delivered=delivered)
         self._session = session
 
     def _classify(self, batch: Images) -> ClassMaps:
-        class_maps: ClassMaps = self._session.run(None, {"images": batch})[0]
-        return class_maps
+        found: NDArray[Any] = self._session.run(None, {"images": batch})[0]
+        return found if found.dtype == np.uint8 else found.argmax(axis=1).astype(np.uint8)  # a graph of logits
 
     def close(self) -> None:
-        self._session = None
+        del self._session
 
 
 def open(  # noqa: A001 - the name every engine module has
@@ -42,7 +48,6 @@ def open(  # noqa: A001 - the name every engine module has
 ) -> OrtEngine:
     """`optimised=False` runs the graph node by node as it is written: the executor that parity judges graphs in."""
     ort = import_runtime()
-    require_class_map(artifact)
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
     provider, options = PROVIDERS[device]
@@ -78,7 +83,8 @@ def import_runtime() -> ModuleType:
                 f"Repair: pip uninstall -y {' '.join(PACKAGES)}; pip install {installed[-1]}",
             ) from error
         raise missing("onnxruntime", "cpu", ImportError("", name="onnxruntime")) from error
-    return onnxruntime
+    runtime: ModuleType = onnxruntime
+    return runtime
 
 
 def devices() -> list[str]:

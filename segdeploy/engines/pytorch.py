@@ -1,5 +1,6 @@
 """PyTorch itself, the reference: opens a checkpoint, runs the deployed form of the network."""
 
+import dataclasses
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,10 +17,12 @@ RUNTIME = "torch"
 OPENS = "checkpoint"
 PACKAGES = ("torch",)
 DEVICES = ("cuda", "cpu")
+CONCURRENT = False  # one pool of threads for the whole process
 
 
 class TorchEngine(Engine):
     runtime: ClassVar[str] = RUNTIME
+    concurrent: ClassVar[bool] = CONCURRENT
 
     def __init__(self, deployed: "Deployed", spec: Spec, *, device: str) -> None:
         super().__init__(spec, device=device, delivered=Precision.FP32)
@@ -31,6 +34,9 @@ class TorchEngine(Engine):
         with torch.inference_mode():
             class_maps: ClassMaps = self._deployed(torch.tensor(batch, device=self.device)).cpu().numpy()
         return class_maps
+
+    def close(self) -> None:
+        del self._deployed
 
 
 def open(artifact: Artifact, *, device: str, threads: int | None = None) -> TorchEngine:  # noqa: A001
@@ -47,7 +53,8 @@ def open(artifact: Artifact, *, device: str, threads: int | None = None) -> Torc
         torch.set_num_threads(threads)
     network, _ = checkpoint.load(artifact.path)
     network.check_size(artifact.spec.height, artifact.spec.width)
-    return TorchEngine(models.deployed(network, artifact.spec).eval(), artifact.spec, device=device)
+    spec = dataclasses.replace(artifact.spec, output="class_map")
+    return TorchEngine(models.deployed(network, spec).eval(), spec, device=device)
 
 
 def import_runtime() -> ModuleType:

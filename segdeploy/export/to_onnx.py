@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy import __version__, artifact, models
+from segdeploy import artifact, models
+from segdeploy._version import __version__
 from segdeploy.checkpoint import missing_torch
 from segdeploy.spec import Precision, Spec
 

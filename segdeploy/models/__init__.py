@@ -1,9 +1,9 @@
 """The networks: one public file each, found by listing the folder (a leading underscore is no network)."""
 
+import ast
 import importlib
-import inspect
 import pkgutil
-from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segdeploy.errors import InvalidRequestError
@@ -27,9 +27,7 @@ def build(name: str, classes: int, **variant: Any) -> "Network":  # noqa: ANN401
     known = defaults(name)
     unknown = sorted(set(variant) - set(known))
     if unknown:
-        raise InvalidRequestError(
-            f"{name} has no option {', '.join(unknown)}.", f"Its options are {', '.join(known)}."
-        )
+        raise InvalidRequestError(f"{name} has no option {', '.join(unknown)}.", f"Its options are {', '.join(known)}.")
     network: Network = module.build(classes, **variant)
     return network
 
@@ -46,13 +44,28 @@ def deployed(network: "Network", spec: "Spec") -> "Deployed":
     return Deployed(network, spec)
 
 
-def defaults(name: str) -> Mapping[str, Any]:
-    """The options of one network with their default values."""
-    parameters = inspect.signature(load(name).build).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+def require(name: str) -> None:
+    if name not in names():
+        raise InvalidRequestError(f"there is no model named {name!r}.", f"Choose one of {', '.join(names())}.")
 
 
 def load(name: str) -> "ModuleType":
-    if name not in names():
-        raise InvalidRequestError(f"there is no model named {name!r}.", f"Choose one of {', '.join(names())}.")
+    require(name)
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of one network with their default values; read from the file, so that torch need not be there."""
+    build = next(node for node in _parsed(name).body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    values = [ast.literal_eval(value) for value in build.args.kw_defaults if value is not None]
+    return dict(zip((argument.arg for argument in build.args.kwonlyargs), values, strict=True))
+
+
+def description(name: str) -> str:
+    """The first line of the network's file: its name and its paper."""
+    return (ast.get_docstring(_parsed(name)) or "").partition("\n")[0]
+
+
+def _parsed(name: str) -> ast.Module:
+    require(name)
+    return ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))

@@ -74,14 +74,14 @@ class ConvNorm(nn.Sequential):
 
     def fold(self) -> Self:
         """Put the trained normalisation into the convolution, in float64 (W' = W s, b' = (b - mean) s + beta)."""
-        conv, norm = self.conv, self.norm
+        conv, norm = self.get_submodule("conv"), self.get_submodule("norm")
         if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
             scale, shift = _scale_and_shift(norm)
             bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.detach().double()
             weight = conv.weight.detach().double() * scale[:, None, None, None]
             conv.weight = nn.Parameter(weight.to(conv.weight.dtype))
             conv.bias = nn.Parameter((bias * scale + shift).to(conv.weight.dtype))
-            self.norm = nn.Identity()
+            self.set_submodule("norm", nn.Identity())
         return self
 
 
@@ -168,7 +168,7 @@ def max_unpool(x: Tensor, winners: Winners, size: tuple[int, int]) -> Tensor:
     above, below = torch.where(lower, zero, x), torch.where(lower, x, zero)
     a, b = torch.where(right_above, zero, above), torch.where(right_above, above, zero)
     c, d = torch.where(right_below, zero, below), torch.where(right_below, below, zero)
-    full = depth_to_space(torch.cat([a, b, c, d], dim=1))
+    full: Tensor = depth_to_space(torch.cat([a, b, c, d], dim=1))
     H, W = size
     short = (0, W - full.shape[3], 0, H - full.shape[2])
     if max(short) > 0:  # floor mode left the last row or column out

@@ -1,4 +1,4 @@
-"""The deployed form of a network: image in, class map out (DESIGN.md, "Image in, class map out")."""
+"""The deployed form of a network: image in, class map out."""
 
 import torch
 from torch import Tensor, nn

@@ -73,7 +73,10 @@ class AtrousSpatialPyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Up-sampling one pixel is a broadcast, whatever align_corners says.
         mean = self.image(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, x.shape[2], x.shape[3])
-        return self.project(torch.cat([self.point(x), *(branch(x) for branch in self.atrous), mean], dim=1))
+        projected: Tensor = self.project(
+            torch.cat([self.point(x), *(branch(x) for branch in self.atrous), mean], dim=1)
+        )
+        return projected
 
 
 class DeepLabV3(DilatedNetwork):
@@ -96,4 +99,5 @@ class DeepLabV3(DilatedNetwork):
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def decode(self, deep: Tensor) -> Tensor:
-        return self.classifier(self.refine(self.aspp(deep)))
+        logits: Tensor = self.classifier(self.refine(self.aspp(deep)))
+        return logits

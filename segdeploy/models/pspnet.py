@@ -48,4 +48,5 @@ class PSPNet(DilatedNetwork):
         self.head = head_3x3(channels + len(BINS) * level, scaled(HEAD_WIDTH, multiplier), classes)
 
     def decode(self, deep: Tensor) -> Tensor:
-        return self.head(self.pyramid(deep))
+        logits: Tensor = self.head(self.pyramid(deep))
+        return logits

@@ -72,7 +72,8 @@ class SegNet(_Unpooling):
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.encode_decode(x))
+        logits: Tensor = self.classifier(self.encode_decode(x))
+        return logits
 
 
 class SegNetBasic(_Unpooling):
@@ -88,7 +89,8 @@ class SegNetBasic(_Unpooling):
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.encode_decode(local_response_norm(x)))
+        logits: Tensor = self.classifier(self.encode_decode(local_response_norm(x)))
+        return logits
 
 
 def local_response_norm(x: Tensor) -> Tensor:

@@ -42,12 +42,15 @@ class UNet(Network):
         self._require_at_least(2 ** (len(WIDTHS) - 1), height, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [x := self.down[0](x)]
+        x = self.down[0](x)
+        skips = [x]
         for stage in self.down[1:]:
-            skips.append(x := stage(F.max_pool2d(x, 2)))
+            x = stage(F.max_pool2d(x, 2))
+            skips.append(x)
         for rise, stage, skip in zip(self.rise, self.up, skips[-2::-1], strict=True):
             x = stage(torch.cat([skip, _padded_to(rise(x), skip)], dim=1))
-        return self.classifier(x)
+        logits: Tensor = self.classifier(x)
+        return logits
 
 
 class PaperUNet(Network):
@@ -75,14 +78,17 @@ class PaperUNet(Network):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = [x := self.down[0](x)]
+        x = self.down[0](x)
+        skips = [x]
         for level, stage in enumerate(self.down[1:], start=1):
             x = stage(F.max_pool2d(x, 2))
-            skips.append(x := self.dropout(x) if level >= len(self.rise) - 1 else x)
+            x = self.dropout(x) if level >= len(self.rise) - 1 else x
+            skips.append(x)
         for rise, stage, skip in zip(self.rise, self.up, skips[-2::-1], strict=True):
             raised = F.relu(rise(x))
             x = stage(torch.cat([raised, _cropped_to(skip, raised)], dim=1))
-        return self.classifier(x)
+        logits: Tensor = self.classifier(x)
+        return logits
 
 
 def _descending(widths: list[int]) -> list[tuple[int, int]]:

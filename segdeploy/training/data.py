@@ -29,9 +29,7 @@ class Augmentation:
 class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
     """(image uint8 (h, w, 3), truth int64 (h', w')); random by (seed, epoch, index) alone, so a run can be resumed."""
 
-    def __init__(
-        self, samples: Sequence[dataset.Sample], spec: Spec, augmentation: Augmentation, *, seed: int
-    ) -> None:
+    def __init__(self, samples: Sequence[dataset.Sample], spec: Spec, augmentation: Augmentation, *, seed: int) -> None:
         self.samples = samples
         self.spec = spec
         self.augmentation = augmentation

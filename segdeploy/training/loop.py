@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segdeploy import __version__, artifact, checkpoint, dataset, images, metrics, models
+from segdeploy import artifact, checkpoint, dataset, images, metrics, models
+from segdeploy._version import __version__
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.models._blocks import Network
 from segdeploy.spec import Spec
 from segdeploy.training import losses
 from segdeploy.training.data import Augmentation, TrainingData
@@ -79,7 +79,7 @@ class _Run:
         torch.manual_seed(plan.seed)
         self.network = models.rebuild(spec)
         self.network.check_size(*plan.augmentation.crop)
-        self.network.to(plan.device, memory_format=torch.channels_last)
+        self.network.to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input = models.deployed(self.network, spec).to(plan.device)
         self.samples = TrainingData(data.train, spec, plan.augmentation, seed=plan.seed)
         self.loader = DataLoader(self.samples, plan.batch, shuffle=True, drop_last=True, num_workers=plan.workers)
@@ -178,7 +178,7 @@ class _Run:
         if auxiliary is not None:
             loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, truth)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return float(loss.detach()), logits.detach().argmax(dim=1).to(torch.uint8).cpu().numpy()
 
@@ -186,9 +186,7 @@ class _Run:
         return losses.cross_entropy(logits, truth, ignore_index=self.spec.ignore_index, weights=self.weights)
 
     def _confusion(self, truth: metrics.ClassMap, predicted: metrics.ClassMap) -> metrics.Confusion:
-        return metrics.confusion(
-            truth, predicted, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index
-        )
+        return metrics.confusion(truth, predicted, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index)
 
     def _set_learning_rate(self, step: int) -> None:
         left = 1 - step / (self.plan.epochs * len(self.loader))
@@ -231,7 +229,7 @@ def _tensorboard(folder: Path, first_step: int) -> Iterator[Callable[[Mapping[st
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
-        yield lambda record: None
+        yield lambda _: None
         return
     with SummaryWriter(str(folder), purge_step=first_step) as writer:
 

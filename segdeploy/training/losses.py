@@ -27,4 +27,6 @@ def median_frequency(pixels: NDArray[np.int64], present: NDArray[np.int64]) -> N
     frequency = np.divide(pixels, present, out=np.zeros(len(pixels)), where=present > 0)
     seen = frequency > 0
     median = np.median(frequency[seen])
-    return np.divide(median, frequency, out=np.zeros(len(pixels)), where=seen)
+    weights = np.zeros(len(pixels))
+    np.divide(median, frequency, out=weights, where=seen)
+    return weights

@@ -1,0 +1,535 @@
+"""The command line: a body parses, calls one function of `pipeline`, prints. Results on stdout, all else on stderr."""
+
+import contextlib
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from segdeploy._version import __version__
+from segdeploy.errors import InvalidRequestError, SegdeployError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+EXIT_FAILED_GATE = 4
+EXIT_FAILED_IMAGES = 5
+EXIT_INTERRUPTED = 130
+EXIT_DEFECT = 1
+EXIT_ENVIRONMENT = 3
+FILE_WIDTH = 200
+
+EXAMPLES = """\b
+  segdeploy train --model unet --data DIR     train on a folder of images/ and masks/
+  segdeploy export --model segnet             write export/segnet.fp32.onnx and prove it
+  segdeploy parity --model segnet --data DIR  compare PyTorch, graph and engine pixel by pixel
+  segdeploy bench --engine fp32               time it, with percentiles
+  segdeploy infer ./images                    masks for a folder of photographs"""
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure ends in two lines and its exit code."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged EXIF block is no news to whoever wants a mask
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except SegdeployError as error:
+        _fail(error.what, error.remedy, error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "segdeploy"
+        _fail(error.format_message(), f"See {command} --help", InvalidRequestError.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), "See segdeploy --help", InvalidRequestError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted; what was finished is kept.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing is left to say
+        sys.exit(EXIT_DEFECT)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}.", "Check path, permissions and space.", 3)
+
+
+def _fail(what: str, remedy: str, code: int) -> NoReturn:
+    click.echo(f"Error: {' '.join(what.split())}\n{' '.join(remedy.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="segdeploy")
+def cli() -> None:
+    """Semantic segmentation, deployed: train, export exactly, prove the masks are the same, time them, run them."""
+
+
+def _model(*, required: bool = False) -> Callable[..., Any]:
+    text = "Network to use." if required else "Network, or a .onnx file. Default: the newest export, else unet."
+    return click.option("--model", metavar="NAME", required=required, help=text)
+
+
+_engine = click.option(
+    "--engine",
+    default="fp32",
+    show_default=True,
+    metavar="[RUNTIME:]PRECISION",
+    help="Such as fp32, ort:fp32, torch:fp32.",
+)
+_device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the engine runs; auto takes what the installed runtime was built for.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_folder = click.Path(path_type=Path, file_okay=False)
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    height, _, width = value.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, such as 256x256.")
+    return int(height), int(width)
+
+
+def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """`depth=18` -> {"depth": 18}: numbers and true/false as such, the rest as text."""
+    options = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE, such as multiplier=0.5.")
+        with contextlib.suppress(ValueError):
+            options[key] = json.loads(text)
+        options.setdefault(key, text)
+    return options
+
+
+_size_option = functools.partial(click.option, "--size", metavar="HxW", callback=_size)
+_option = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_options,
+    help="How the network is built, such as multiplier=0.5; `segdeploy models` lists them. Repeat for more.",
+)
+
+
+@cli.command()
+@_model(required=True)
+@click.option(
+    "--data", required=True, type=_folder, help="Folder with images/, masks/, train.txt, val.txt, classes.csv."
+)
+@_option
+@_size_option(default="256x256", show_default=True, help="Network input; every image is stretched to it.")
+@click.option("--crop", metavar="HxW", callback=_size, help="What the network sees of it in training. Default: all.")
+@click.option("--epochs", default=50, show_default=True, type=click.IntRange(1))
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--weight-decay", default=1e-4, show_default=True, type=click.FloatRange(0))
+@click.option("--scale", nargs=2, default=(0.75, 1.5), show_default=True, type=click.FloatRange(0.1, 10))
+@click.option("--flip-vertically", is_flag=True, help="Where up and down mean nothing, as under a microscope.")
+@click.option("--class-weights", type=click.Choice(["none", "median"]), default="none", show_default=True)
+@click.option("--ignore-index", default=255, show_default=True, type=click.IntRange(0, 255))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that read images.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of PyTorch. Default: all cores.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--out", default="checkpoints", show_default=True, type=_folder)
+@click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was cut off.")
+@_json
+def train(
+    *,
+    model: str,
+    data: Path,
+    options: dict[str, Any],
+    size: tuple[int, int],
+    crop: tuple[int, int] | None,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    weight_decay: float,
+    scale: tuple[float, float],
+    flip_vertically: bool,
+    class_weights: str,
+    ignore_index: int,
+    seed: int,
+    workers: int,
+    threads: int | None,
+    device: str,
+    out: Path,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train a network: cross-entropy, flips, scale and crop, poly schedule, a checkpoint every epoch."""
+    from segdeploy import checkpoint, pipeline
+
+    try:
+        import torch
+
+        from segdeploy.training.data import Augmentation
+        from segdeploy.training.loop import Plan
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
+    if threads:
+        torch.set_num_threads(threads)
+    plan = Plan(
+        augmentation=Augmentation(crop=crop or size, scale=scale, flip_vertically=flip_vertically),
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        class_weights=class_weights,
+        seed=seed,
+        workers=workers,
+        device=device,
+    )
+    with _training_bar(epochs) as progress:
+        best = pipeline.train(
+            model,
+            data=data,
+            plan=plan,
+            size=size,
+            options=options,
+            out=out,
+            ignore_index=ignore_index,
+            resume=resume,
+            progress=progress,
+        )
+    made_by = checkpoint.read(best).made_by
+    report = {"schema": 1, "checkpoint": str(best), "epoch": made_by["epoch"], "val_miou": made_by["val_miou"]}
+    _print(report, as_json=as_json, lines=[f"{best}: best after epoch {report['epoch']}, {_miou(report['val_miou'])}"])
+
+
+@cli.command()
+@_model(required=True)
+@click.option(
+    "--weights", metavar="PATH|random", help="Default: what training left in checkpoints/, else the packaged."
+)
+@_size_option(help="Network input. Default: the size it was trained at.")
+@click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True)
+@_option
+@click.option("--data", type=_folder, help="Images to prove it on. Default: the packaged ones.")
+@_json
+def export(
+    *,
+    model: str,
+    weights: str | None,
+    size: tuple[int, int] | None,
+    output: str,
+    options: dict[str, Any],
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks."""
+    from segdeploy import pipeline
+
+    graph = pipeline.export(model, weights=weights, size=size, output=output, options=options, data=data, watch=_watch)
+    report = {
+        "schema": 1,
+        "path": str(graph.path),
+        "sha256": graph.sha256,
+        "size_mb": graph.path.stat().st_size / 1e6,
+        "parity": graph.parity,
+    }
+    spec = graph.spec
+    lines = [
+        f"{graph.path}  {report['size_mb']:.1f} MB  {spec.height}x{spec.width}  {len(spec.classes)} classes",
+        _parity_line(graph.parity or {}),
+    ]
+    _print(report, as_json=as_json, lines=lines)
+
+
+@cli.command()
+@_model()
+@_engine
+@_device
+@click.option("--data", type=_folder, help="Folder with images/, and masks/ for mIoU. Default: the packaged images.")
+@_json
+def parity(*, model: str | None, engine: str, device: str, data: Path | None, as_json: bool) -> None:
+    """Compare PyTorch, graph and engine pixel by pixel; exit 4 where they draw different masks."""
+    from segdeploy import pipeline
+
+    report = pipeline.parity(model, engine=engine, device=device, data=data, watch=_watch)
+    _print(report, as_json=as_json, table=lambda: _parity_table(report), lines=[_parity_line(report)])
+    if report["gated"] and not report["passed"]:
+        sys.exit(EXIT_FAILED_GATE)
+
+
+@cli.command()
+@_model()
+@click.option(
+    "--engine",
+    "engine_names",
+    multiple=True,
+    default=["fp32"],
+    show_default=True,
+    metavar="[RUNTIME:]PRECISION",
+    help="Repeat it to time several, interleaved.",
+)
+@_device
+@click.option("--data", type=_folder, help="Labelled folder: adds the mIoU of the very file that is timed.")
+@click.option("--batch", "batches", multiple=True, default=[1], show_default=True, type=click.IntRange(1))
+@click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="Calls of each engine.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one call. Default: all cores.")
+@_json
+def bench(
+    *,
+    model: str | None,
+    engine_names: tuple[str, ...],
+    device: str,
+    data: Path | None,
+    batches: tuple[int, ...],
+    runs: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Time engines: from images in memory (host) and from image file to encoded mask (image_to_mask)."""
+    from segdeploy import pipeline
+
+    report = pipeline.bench(
+        model,
+        engine_names=engine_names,
+        device=device,
+        data=data,
+        batches=batches,
+        runs=runs,
+        threads=threads,
+        watch=_watch,
+    )
+    facts = report["machine"]
+    where = f"{facts['processor']}, {facts['cores']} cores, {report['runs']} interleaved runs"
+    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=[where])
+
+
+@cli.command("eval")
+@_model()
+@_engine
+@_device
+@click.option("--data", required=True, type=_folder, help="Folder with images/, masks/ and an optional val.txt.")
+@_json
+def evaluate(*, model: str | None, engine: str, device: str, data: Path, as_json: bool) -> None:
+    """Score an engine: mIoU, pixel accuracy and IoU by class, at the size of the labels."""
+    from segdeploy import pipeline
+
+    report = pipeline.evaluate(model, data=data, engine=engine, device=device, watch=_watch)
+    each = [f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in report["classes"].items()]
+    accuracy = f"pixel accuracy {report['pixel_accuracy']:.4f}" if report["pixel_accuracy"] is not None else "no pixels"
+    head = f"{report['model']} in {report['runtime']}, {report['images']} images: {_miou(report['miou'])}, {accuracy}"
+    _print(report, as_json=as_json, lines=[head, *each])
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt...")
+@_model()
+@_engine
+@_device
+@click.option("--out", default="masks", show_default=True, type=_folder, help="Where the masks go.")
+@click.option("--overlay", is_flag=True, help="Also write photo and mask in one picture, into OUT-overlays.")
+@_json
+def infer(
+    *,
+    inputs: tuple[str, ...],
+    model: str | None,
+    engine: str,
+    device: str,
+    out: Path,
+    overlay: bool,
+    as_json: bool,
+) -> None:
+    """Masks for a folder of photographs; exit 5 if a file could not be read (the rest is done)."""
+    from segdeploy import pipeline
+
+    report = pipeline.infer(inputs, out=out, model=model, engine=engine, device=device, overlay=overlay, watch=_watch)
+    for failure in report["failed"]:
+        click.echo(f"failed: {failure['reason']}", err=True)
+    _print(report, as_json=as_json, lines=_infer_lines(report))
+    if report["interrupted"]:
+        raise KeyboardInterrupt
+    if report["failed"]:
+        sys.exit(EXIT_FAILED_IMAGES)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@_json
+def inspect(*, path: Path, as_json: bool) -> None:
+    """What a checkpoint or an exported graph promises, where it came from and what was proven of it."""
+    from segdeploy import pipeline
+
+    report = pipeline.inspect(path)
+    _print(report, as_json=as_json, lines=[f"{key}: {_short(value)}" for key, value in report.items()])
+
+
+@cli.command()
+@_json
+def models(*, as_json: bool) -> None:
+    """The networks, how each can be built, and which weights are at hand."""
+    from segdeploy import pipeline
+
+    report = pipeline.list_models()
+    lines = []
+    for model in report["models"]:
+        options = "  ".join(f"{key}={json.dumps(value)}" for key, value in model["options"].items())
+        weights = ", ".join(f"{w['kind']} {w['path']} ({_miou(w['val_miou'])})" for w in model["weights"]) or "none"
+        lines += [f"{model['name']}: {model['description']}", f"    options: {options}", f"    weights: {weights}"]
+    _print(report, as_json=as_json, lines=lines)
+
+
+@cli.command()
+@_json
+def doctor(*, as_json: bool) -> None:
+    """What is installed, what is usable, what clashes, and what to do about it; exit 3 on a clash."""
+    from segdeploy import pipeline
+
+    report = pipeline.doctor()
+    lines = [f"{key}: {_short(value)}" for key, value in report["machine"].items()]
+    for check in report["checks"]:
+        lines.append(f"{'ok     ' if check['usable'] else 'missing'} {check['name']}: {check['finding']}")
+        if check["remedy"]:
+            lines.append(f"        {check['remedy']}")
+    _print(report, as_json=as_json, lines=lines)
+    if report["clash"]:
+        sys.exit(EXIT_ENVIRONMENT)
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH  # a table in a log is not cut at eighty columns
+    return console
+
+
+def _print(
+    report: Mapping[str, Any], *, as_json: bool, lines: list[str], table: Callable[[], Any] | None = None
+) -> None:
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    if table is not None:
+        _console().print(table())
+    click.echo("\n".join(line for line in lines if line))
+
+
+@contextlib.contextmanager
+def _watch(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, where that is a terminal; silence where it is not."""
+    with _bar("[progress.description]{task.description}") as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
+
+
+def _bar(description: str) -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = _console(stderr=True)
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+class _TrainingBar:
+    """Loss, mIoU and time left on a terminal; a line for each epoch everywhere."""
+
+    def __init__(self, progress: "Progress", epochs: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Training", total=None)
+        self._epochs = epochs
+
+    def steps(self, total: int, done: int) -> None:
+        self._progress.update(self._task, total=total, completed=done)
+
+    def step(self, *, epoch: int, loss: float, miou: float | None) -> None:
+        text = f"epoch {epoch}/{self._epochs}  loss {loss:.4f}  {_miou(miou)}"
+        self._progress.update(self._task, advance=1, description=text)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        seconds = f"{record['seconds']:.0f} s"
+        text = f"epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  val {_miou(record['val_miou'])}"
+        self._progress.console.print(f"{text}  {seconds}")
+
+
+@contextlib.contextmanager
+def _training_bar(epochs: int) -> Iterator[_TrainingBar]:
+    with _bar("{task.description}") as progress:
+        yield _TrainingBar(progress, epochs)
+
+
+def _miou(value: float | None) -> str:
+    return "no mIoU" if value is None else f"mIoU {value:.4f}"
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."  # noqa: PLR2004 - two lines of a terminal
+
+
+def _parity_line(report: Mapping[str, Any]) -> str:
+    if not report:
+        return ""
+    untrained = "" if report["gated"] else " (random weights: measured, not judged)"
+    verdict = "proven" if report["passed"] else f"NOT the same from {report['first_failing_stage']} on"
+    return f"{verdict}{untrained}: {report['model']} on {report['images']} images, to the {report['proven_to']}"
+
+
+def _parity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich table
+    table = _table("stage", "runtime", "agreement", "near-ties", "pool ties", "unexplained", "mIoU change", "verdict")
+    for stage in report["stages"]:
+        shares = [f"{stage[key]:.4%}" for key in ("agreement", "near_ties", "pool_ties", "unexplained")]
+        change = "-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}"
+        verdict = "passed" if stage["passed"] else stage["reason"]
+        table.add_row(stage["name"], f"{stage['runtime']} {stage['device']}", *shares, change, verdict)
+    return table
+
+
+def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich table
+    table = _table("model", "engine", "level", "batch", "median ms", "p90", "p99", "images/s", "mIoU", "agreement")
+    for row in rows:
+        ms = [f"{row['latency_ms'][key]:.2f}" for key in ("median", "p90", "p99")]
+        scores = [
+            "-" if row[key] is None else form.format(row[key])
+            for key, form in (("miou", "{:.4f}"), ("agreement", "{:.4%}"))
+        ]
+        engine = f"{row['runtime']}:{row['precision']} {row['device']}"
+        table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, f"{row['images_per_s']:.1f}", *scores)
+    return table
+
+
+def _table(*columns: str) -> Any:  # noqa: ANN401 - a rich table
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _infer_lines(report: Mapping[str, Any]) -> list[str]:
+    counts = f"{report['done']} done, {len(report['failed'])} failed, {report['skipped']} skipped (no images by name)"
+    speed = f"{report['seconds']:.1f} s, {report['images_per_s']:.1f} images/s"
+    engine = f"{report['model']} in {report['runtime']}:{report['precision']} on {report['device']}"
+    lines = [f"{counts}: {report['out']}", f"{engine}, {speed}"]
+    if report["done"]:
+        split = ", ".join(f"{step} {ms:.1f}" for step, ms in report["cpu_ms_per_image"].items())
+        lines.append(f"CPU ms per image: {split}; {report['cores']} cores")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,548 @@
+"""Finds or makes what a verb needs (checkpoint -> graph -> engine) and proves it on the way. The Python API."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segdeploy import artifact, checkpoint, dataset, engines, images, models, palettes
+from segdeploy import infer as folder
+from segdeploy.artifact import Artifact
+from segdeploy.engines import Engine
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    from segdeploy.benchmarks.parity import Limits, Picture
+    from segdeploy.training.loop import Plan, Progress
+
+EXPORTS = Path("export")
+CHECKPOINTS = Path("checkpoints")
+PACKAGED = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "unet"
+PROOF_IMAGES = 8  # of the packaged ones, on every export; `parity` takes all of a folder
+RANDOM_SIZE = (360, 480)
+RANDOM_SEED = 0
+RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
+
+Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+@contextlib.contextmanager
+def silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
+    """A `Watch` that shows nothing; the command line hands in progress bars."""
+    yield lambda: None
+
+
+def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
+    model: str | None = None,
+    *,
+    engine: str = "fp32",
+    device: str = "auto",
+    threads: int | None = None,
+    watch: Watch = silent,
+) -> Engine:
+    """An engine, ready: `segdeploy.open("unet", engine="fp32").segment(photo)`.
+
+    `model` is a name, the path of a graph, or None for the newest export; a graph that is missing is made and proven.
+    """
+    runtime, precision = engines.parse(engine)
+    return engines.open_engine(
+        file_for(model, runtime, precision, watch=watch), runtime=runtime, device=device, threads=threads
+    )
+
+
+def file_for(model: str | None, runtime: str, precision: Precision, *, watch: Watch = silent) -> Artifact:
+    """What a runtime opens for a model: the checkpoint (at the graph's size where there is a graph) or the graph."""
+    if precision is not Precision.FP32:
+        raise InvalidRequestError(f"graphs of {precision} are not made yet.", "Choose fp32.")
+    if engines.modules()[runtime].OPENS == "graph":
+        return graph_for(model, watch=watch)
+    graph = _known_graph(model)
+    if graph is None:
+        return weights_for(model or DEFAULT_MODEL).checkpoint
+    return dataclasses.replace(origin(graph), spec=dataclasses.replace(graph.spec, output="class_map"))
+
+
+def graph_for(model: str | None, *, watch: Watch = silent) -> Artifact:
+    """The float32 graph of a model, made and proven where it is missing or older than what training left."""
+    known = _known_graph(model)
+    return known if known is not None else export(model or DEFAULT_MODEL, watch=watch)
+
+
+def _known_graph(model: str | None) -> Artifact | None:
+    if model is None:
+        newest = _newest_export()
+        return None if newest is None else _known_graph(newest)
+    if model.endswith(".onnx"):
+        return artifact.read(Path(model))
+    models.require(model)
+    path = EXPORTS / f"{model}.fp32.onnx"
+    if not path.is_file():
+        return None
+    graph = artifact.read(path)
+    trained = CHECKPOINTS / f"{model}.safetensors"
+    stale = trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
+    return None if stale else graph
+
+
+def _newest_export() -> str | None:
+    manifests = [artifact.read_manifest(path.with_suffix("")) for path in EXPORTS.glob("*.fp32.onnx.json")]
+    newest = max(manifests, key=lambda manifest: manifest.made_at, default=None)
+    return None if newest is None else newest.spec.model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint and where it came from: packaged, file or random."""
+
+    kind: str
+    checkpoint: Artifact
+
+    def described_for(self, folder: Path) -> dict[str, Any]:
+        """What a manifest in `folder` says of them; the path is relative, so that the project can move."""
+        path = self.checkpoint.path
+        named = path.name if self.kind == "packaged" else os.path.relpath(path, folder)
+        return {"kind": self.kind, "path": named, "sha256": self.checkpoint.sha256}
+
+
+def weights_for(
+    model: str,
+    given: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Weights:
+    """`given`: a path, "random", or None for what training left here, else what comes with the package."""
+    models.require(model)
+    if given == "random":
+        return Weights("random", _random_checkpoint(model, options or {}, size or RANDOM_SIZE))
+    if options:
+        raise InvalidRequestError("--option rebuilds a network; trained weights have theirs.", "Leave --option out.")
+    trained, packaged = CHECKPOINTS / f"{model}.safetensors", PACKAGED / f"{model}.safetensors"
+    if given is not None:
+        return Weights("file", _of_model(checkpoint.read(Path(given)), model))
+    if trained.is_file():
+        return Weights("file", _of_model(checkpoint.read(trained), model))
+    if packaged.is_file():
+        return Weights("packaged", checkpoint.read(packaged))
+    raise InvalidRequestError(
+        f"there are no weights for {model}.", f"Train some: segdeploy train --model {model} --data DIR"
+    )
+
+
+def origin(graph: Artifact) -> Artifact:
+    """The checkpoint a graph was made from, once it is still the same file."""
+    weights = graph.made_by["weights"]
+    base = PACKAGED if weights["kind"] == "packaged" else graph.path.parent
+    found = checkpoint.read(base / weights["path"])
+    if found.sha256 != weights["sha256"]:
+        raise InvalidFileError(
+            f"{found.path} is no longer the checkpoint that {graph.path} was made from.",
+            f"Export again: segdeploy export --model {graph.spec.model}",
+        )
+    return found
+
+
+def packaged_images() -> list[Path]:
+    """Thirty-two small photographs of the data that the packaged weights were trained on."""
+    return sorted((PACKAGED / "calibration").glob("*.png"))
+
+
+def export(
+    model: str,
+    *,
+    weights: str | None = None,
+    size: tuple[int, int] | None = None,
+    output: str = "class_map",
+    options: Mapping[str, Any] | None = None,
+    data: Path | None = None,
+    watch: Watch = silent,
+) -> Artifact:
+    """Write the graph of a model into `export/`, prove it on real images, and give it with its proof.
+
+    Raise GateFailedError, with the graph left in place and its failed proof in the manifest, where it is not the
+    same network.
+    """
+    from segdeploy.export.to_onnx import to_onnx
+
+    engines.modules()[engines.DEFAULT].import_runtime()  # the proof is no option: say so before the work
+    source = weights_for(model, weights, options=options, size=size)
+    network, spec = checkpoint.load(source.checkpoint.path)
+    height, width = size or (spec.height, spec.width)
+    spec = Spec.from_dict({**dataclasses.asdict(spec), "height": height, "width": width, "output": output})
+    suffix = "" if output == "class_map" else f".{output}"
+    with watch(f"Exporting {model}", 1) as done:
+        path = EXPORTS / f"{model}.fp32{suffix}.onnx"
+        graph = to_onnx(network, spec, path, weights=source.described_for(EXPORTS))
+        done()
+    pictures = _pictures(data) if data is not None else _pictures(None)[:PROOF_IMAGES]
+    proven, report = _prove(graph, engines.DEFAULT, pictures, device="cpu", watch=watch)
+    _require_passed(report, proven)
+    return proven
+
+
+def parity(
+    model: str | None = None,
+    *,
+    engine: str = "fp32",
+    data: Path | None = None,
+    device: str = "auto",
+    limits: "Limits | None" = None,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Compare PyTorch, the graph and an engine pixel by pixel; the proof goes into the graph's manifest.
+
+    The report's `passed` says whether it holds; nothing is raised when it does not.
+    """
+    runtime, precision = engines.parse(engine)
+    graph = graph_for(model, watch=watch)
+    file_for(model, runtime, precision, watch=watch)
+    _, report = _prove(graph, runtime, _pictures(data), device=device, limits=limits, watch=watch)
+    return report
+
+
+def _prove(
+    graph: Artifact,
+    runtime: str,
+    pictures: "Sequence[Picture]",
+    *,
+    device: str,
+    limits: "Limits | None" = None,
+    watch: Watch,
+) -> tuple[Artifact, dict[str, Any]]:
+    from segdeploy.benchmarks import parity as proof
+    from segdeploy.engines import ort
+
+    source = origin(graph)
+    network, _ = checkpoint.load(source.path)
+    reference = proof.Reference(network, graph.spec)
+    opens_graph = engines.modules()[runtime].OPENS == "graph"
+    opened = graph if opens_graph else dataclasses.replace(source, spec=graph.spec)
+    with contextlib.ExitStack() as stack:
+        stages = []
+        if opens_graph:
+            as_written = stack.enter_context(ort.open(graph, device="cpu", optimised=False))
+            stages.append(proof.Stage("graph", as_written))
+        engine = stack.enter_context(engines.open_engine(opened, runtime=runtime, device=device))
+        stages.append(proof.Stage("engine", engine))
+        done = stack.enter_context(watch(f"Proving {graph.spec.model}", len(pictures)))
+        report = proof.prove(reference, stages, pictures, graph.spec, limits=limits or proof.Limits(), done=done)
+    weights = graph.made_by["weights"]["kind"]
+    report = {**report, "model": graph.spec.model, "weights": weights, "gated": weights != "random"}
+    if opens_graph:
+        graph = dataclasses.replace(graph, parity=report)
+        artifact.write_manifest(graph)
+    return graph, report
+
+
+def _require_passed(report: Mapping[str, Any], graph: Artifact) -> None:
+    if report["passed"] or not report["gated"]:
+        return
+    stage = next(stage for stage in report["stages"] if stage["name"] == report["first_failing_stage"])
+    raise GateFailedError(
+        f"{graph.path} does not draw PyTorch's masks from the stage {stage['name']!r} on: {stage['reason']}.",
+        f"See all of it: segdeploy parity --model {graph.spec.model}",
+    )
+
+
+def evaluate(
+    model: str | None = None,
+    *,
+    data: Path,
+    engine: str = "fp32",
+    device: str = "auto",
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images."""
+    from segdeploy.benchmarks import accuracy
+
+    samples = dataset.open_folder(data).val
+    runtime, precision = engines.parse(engine)
+    file = file_for(model, runtime, precision, watch=watch)
+    with (
+        engines.open_engine(file, runtime=runtime, device=device) as opened,
+        watch(f"Evaluating {file.spec.model}", len(samples)) as done,
+    ):
+        counts = accuracy.confusion(opened, samples, done=done)
+    return {
+        "schema": accuracy.SCHEMA,
+        "model": file.spec.model,
+        "runtime": runtime,
+        "precision": precision,
+        "delivered": opened.delivered,
+        "device": opened.device,
+        "sha256": file.sha256,
+        "data": str(data),
+        "images": len(samples),
+        **accuracy.report(counts, file.spec),
+    }
+
+
+def bench(
+    model: str | None = None,
+    *,
+    engine_names: Sequence[str] = ("fp32",),
+    data: Path | None = None,
+    batches: Sequence[int] = (1,),
+    runs: int = 50,
+    device: str = "auto",
+    threads: int | None = None,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Time engines against each other in one interleaved run, at host level and image to mask.
+
+    With a labelled folder, the mIoU of the very file that was timed stands in the same row.
+    """
+    from segdeploy.benchmarks import latency, machine
+
+    asked = [engines.parse(name) for name in engine_names]
+    files = [file_for(model, runtime, precision, watch=watch) for runtime, precision in asked]
+    pictures = dataset.image_files(data) if data is not None else packaged_images()
+    with contextlib.ExitStack() as stack:
+        opened = [
+            stack.enter_context(engines.open_engine(file, runtime=runtime, device=device, threads=threads))
+            for file, (runtime, _) in zip(files, asked, strict=True)
+        ]
+        scores = [_miou(engine, data, watch) for engine in opened]
+        rows: list[dict[str, Any]] = []
+        for batch in batches:
+            chosen = [pictures[i % len(pictures)] for i in range(batch)]
+            tasks, labels = _tasks(opened, chosen)
+            with watch(f"Timing batch {batch}", runs * len(tasks)) as done:
+                samples = latency.interleaved(tasks, runs=runs, done=done)
+            for (index, level), kept in zip(labels, samples, strict=True):
+                row = _row(files[index], opened[index], asked[index][1], batch=batch, threads=threads)
+                rows.append({"level": level, **row, **latency.summary(kept, batch=batch), **scores[index]})
+    return {"schema": latency.SCHEMA, "rows": rows, "runs": runs, "machine": machine.describe()}
+
+
+def _tasks(
+    opened: Sequence[Engine], pictures: Sequence[Path]
+) -> tuple[list[Callable[[], None]], list[tuple[int, str]]]:
+    from segdeploy.benchmarks import latency
+
+    tasks, labels = [], []
+    for index, engine in enumerate(opened):
+        stacked = np.stack([images.prepared(images.read(picture), engine.spec) for picture in pictures])
+        tasks += [latency.host(engine, stacked), latency.image_to_mask(engine, pictures)]
+        labels += [(index, "host"), (index, "image_to_mask")]
+    return tasks, labels
+
+
+def _row(file: Artifact, engine: Engine, precision: Precision, *, batch: int, threads: int | None) -> dict[str, Any]:
+    return {
+        "model": file.spec.model,
+        "runtime": engine.runtime,
+        "precision": precision,
+        "delivered": engine.delivered,
+        "device": engine.device,
+        "batch": batch,
+        "threads": threads or len(os.sched_getaffinity(0)),
+        "height": file.spec.height,
+        "width": file.spec.width,
+        "sha256": file.sha256,
+        **_stored_agreement(file, engine),
+    }
+
+
+def _stored_agreement(file: Artifact, engine: Engine) -> dict[str, Any]:
+    """What `parity` measured of this file in this runtime; null with the reason where it did not."""
+    if file.kind == "checkpoint":
+        return {"agreement": 1.0, "agreement_reason": "PyTorch is the reference"}
+    stages = (file.parity or {}).get("stages", [])
+    for stage in stages:
+        if stage["name"] == "engine" and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
+            return {"agreement": stage["agreement"], "agreement_reason": None}
+    return {"agreement": None, "agreement_reason": f"not measured for {engine.runtime} on {engine.device}: run parity"}
+
+
+def _miou(engine: Engine, data: Path | None, watch: Watch) -> dict[str, Any]:
+    from segdeploy import metrics
+    from segdeploy.benchmarks import accuracy
+
+    if data is None:
+        return {"miou": None, "miou_reason": "no labelled folder was given: --data DIR"}
+    if not (data / "masks").is_dir():
+        return {"miou": None, "miou_reason": f"{data} has no masks/"}
+    samples = dataset.open_folder(data).val
+    with watch(f"Evaluating {engine.spec.model} in {engine.runtime}", len(samples)) as done:
+        return {"miou": metrics.miou(accuracy.confusion(engine, samples, done=done)), "miou_reason": None}
+
+
+def infer(
+    inputs: Sequence[str],
+    *,
+    out: Path = Path("masks"),
+    model: str | None = None,
+    engine: str = "fp32",
+    device: str = "auto",
+    overlay: bool = False,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Masks for every image below the inputs; the report says what was done, skipped and failed, and why."""
+    sources, skipped = folder.find(inputs, leave_out=out)
+    runtime, precision = engines.parse(engine)
+    file = file_for(model, runtime, precision, watch=watch)
+    threads = 1 if engines.modules()[runtime].CONCURRENT else None
+    with (
+        engines.open_engine(file, runtime=runtime, device=device, threads=threads) as opened,
+        watch("Segmenting", len(sources)) as done,
+    ):
+        summary = folder.run(opened, sources, out, overlay=overlay, done=done)
+    summary.skipped = skipped
+    return {
+        **summary.report(),
+        "model": file.spec.model,
+        "runtime": runtime,
+        "device": opened.device,
+        "precision": precision,
+        "delivered": opened.delivered,
+        "file": str(file.path),
+    }
+
+
+def train(
+    model: str,
+    *,
+    data: Path,
+    plan: "Plan",
+    size: tuple[int, int],
+    options: Mapping[str, Any],
+    out: Path = CHECKPOINTS,
+    ignore_index: int = 255,
+    resume: bool = False,
+    progress: "Progress",
+) -> Path:
+    """Train a network on a labelled folder; give the path of the best checkpoint."""
+    labelled = dataset.open_folder(data)
+    classes, colours = dataset.classes_of(labelled, ignore_index=ignore_index)
+    margin = models.build(model, len(classes), **options).margin
+    spec = Spec(model, dict(options), classes, colours, *size, ignore_index=ignore_index, margin=margin)
+    from segdeploy.training import loop
+
+    return loop.train(labelled, spec, plan, out, resume=resume, progress=progress)
+
+
+def _pictures(data: Path | None) -> "list[Picture]":
+    """Validation images with masks of a labelled folder, all images of an unlabelled one, or the packaged ones."""
+    from segdeploy.benchmarks.parity import Picture
+
+    if data is None:
+        return [Picture(image, None) for image in packaged_images()]
+    if (data / "masks").is_dir():
+        return [Picture(sample.image, sample.mask) for sample in dataset.open_folder(data).val]
+    return [Picture(image, None) for image in dataset.image_files(data)]
+
+
+def _of_model(found: Artifact, model: str) -> Artifact:
+    if found.spec.model != model:
+        raise InvalidFileError(
+            f"{found.path} holds a {found.spec.model}, not a {model}.", f"Give --model {found.spec.model}."
+        )
+    return found
+
+
+def _random_checkpoint(model: str, options: Mapping[str, Any], size: tuple[int, int]) -> Artifact:
+    """An untrained network, seeded, whose normalisation statistics come from real images: good for timing alone."""
+    try:
+        import torch
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
+    palette = palettes.named["voc"]
+    torch.manual_seed(RANDOM_SEED)
+    network = models.build(model, len(palette.classes), **options)
+    network.check_size(*size)
+    spec = Spec(model, dict(options), palette.classes, palette.colours, *size, margin=network.margin)
+    photos = [images.prepared(images.read(path), spec) for path in packaged_images()[:RANDOM_STATISTICS]]
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average over what follows
+    with torch.no_grad():
+        models.deployed(network.train(), spec)(torch.tensor(np.stack(photos)))
+    path = EXPORTS / f"{model}.random.safetensors"
+    checkpoint.save(path, network.state_dict(), spec, made_by={"command": "random", "seed": RANDOM_SEED})
+    return checkpoint.read(path)
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What a checkpoint or a graph promises, where it came from and what was proven of it."""
+    found = checkpoint.read(path) if path.suffix == ".safetensors" else artifact.read(path)
+    fields = dataclasses.asdict(found)
+    return {"schema": artifact.SCHEMA, **fields, "path": str(path), "size_mb": path.stat().st_size / 1e6}
+
+
+def list_models() -> dict[str, Any]:
+    """Every network, its options with their defaults, and the weights that are at hand."""
+    listed = [
+        {
+            "name": name,
+            "description": models.description(name),
+            "options": models.defaults(name),
+            "weights": _weights_at_hand(name),
+        }
+        for name in models.names()
+    ]
+    return {"schema": 1, "models": listed}
+
+
+def _weights_at_hand(name: str) -> list[dict[str, Any]]:
+    places = {"file": CHECKPOINTS, "packaged": PACKAGED}
+    found = {kind: place / f"{name}.safetensors" for kind, place in places.items()}
+    return [
+        {"kind": kind, "path": str(path), "val_miou": checkpoint.read(path).made_by.get("val_miou")}
+        for kind, path in found.items()
+        if path.is_file()
+    ]
+
+
+def doctor() -> dict[str, Any]:
+    """What is installed and usable, what clashes, and what to do."""
+    from segdeploy.benchmarks import machine
+
+    checks = [_check(name, module) for name, module in engines.modules().items()]
+    checks += [_importable("export", ("torch", "onnx", "onnxscript", "safetensors"), "train")]
+    checks += [_importable("tensorboard", ("tensorboard",), "tensorboard")]
+    return {
+        "schema": 1,
+        "machine": machine.describe(),
+        "checks": checks,
+        "clash": any(check["clash"] for check in checks),
+    }
+
+
+def _check(name: str, module: engines.EngineModule) -> dict[str, Any]:
+    installed = engines.installed(module)
+    clash = len(installed) > 1
+    fields = {"name": f"engine {name}", "clash": clash}
+    if clash:
+        remedy = f"pip uninstall -y {' '.join(installed)}; then install one of them"
+        return {
+            **fields,
+            "usable": False,
+            "finding": f"{' and '.join(installed)} overwrite each other",
+            "remedy": remedy,
+        }
+    try:
+        module.import_runtime()
+        devices = ", ".join(module.devices())
+    except SegdeployError as error:
+        return {**fields, "usable": False, "finding": error.what, "remedy": error.remedy}
+    return {**fields, "usable": True, "finding": f"{installed[0]} on {devices}", "remedy": None}
+
+
+def _importable(purpose: str, packages: Sequence[str], extra: str) -> dict[str, Any]:
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    return {
+        "name": purpose,
+        "clash": False,
+        "usable": not absent,
+        "finding": f"{', '.join(absent)} not installed" if absent else f"{', '.join(packages)} installed",
+        "remedy": f"pip install 'segdeploy[{extra}]'" if absent else None,
+    }
