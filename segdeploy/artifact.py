@@ -5,11 +5,11 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.spec import Precision, Spec
@@ -53,23 +53,42 @@ def read_manifest(path: Path) -> Artifact:
         document = json.loads(beside.read_bytes())
         if document.pop("schema") != SCHEMA:
             raise InvalidFileError(f"{beside} is of another schema.", f"Make {path.name} again with this version.")
-        spec = Spec.from_dict(document.pop("spec"))
+        spec = _spec(document.pop("spec"), beside)
         precision = Precision(document.pop("precision"))
+        _require_types(document)
         return Artifact(**{**document, "path": path, "spec": spec, "precision": precision})
     except FileNotFoundError as error:
         raise InvalidFileError(
             f"{path} has no manifest ({beside.name}) beside it.", "Make it with segdeploy export, or bring both files."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {beside}: {error.strerror}.", "Check its permissions.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidFileError(
             f"{beside} is no manifest of segdeploy: {error}.", f"Make {path.name} again with segdeploy export."
         ) from error
 
 
+def _spec(fields: dict[str, Any], manifest: Path) -> Spec:
+    try:
+        return Spec.from_dict(fields)
+    except SegdeployError as error:
+        raise type(error)(f"{manifest}: {error.what}", error.remedy) from error
+
+
+def _require_types(document: Mapping[str, Any]) -> None:
+    """What `Artifact` says of the fields that JSON holds as they are; they are used before they are looked at."""
+    for name, kinds in {"sha256": str, "made_at": str, "made_by": dict, "parity": dict | None}.items():
+        if not isinstance(document[name], kinds):
+            raise TypeError(f"{name} is {document[name]!r}")
+    if document["kind"] not in get_args(Kind):
+        raise ValueError(f"kind is {document['kind']!r}")
+
+
 def read(path: Path) -> Artifact:
     """The artifact at `path`, once the file is the one its manifest describes."""
     if not path.is_file():
-        raise InvalidRequestError(f"{path} does not exist.", "Name a file that segdeploy export wrote.")
+        raise InvalidRequestError(f"there is no file {path}.", "Name one that segdeploy export wrote.")
     artifact = read_manifest(path)
     found = sha256(path)
     if found != artifact.sha256:
@@ -94,7 +113,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; it takes the place of `path` when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # no process number: containers share both it and disks
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -110,6 +129,7 @@ def cannot_write(path: Path, error: OSError) -> SegdeployError:
     remedies = {
         errno.ENOSPC: "Free some space on that disk; nothing was lost, run the command again.",
         errno.EDQUOT: "Free some space in that quota; nothing was lost, run the command again.",
+        errno.ENAMETOOLONG: "Give it a shorter name.",
     }
     remedy = remedies.get(error.errno or 0, "Choose a folder you may write to.")
     return InvalidFileError(f"cannot write {path}: {error.strerror or error}.", remedy)

@@ -1,6 +1,7 @@
 """A trained network on disk: safetensors, with its Spec in the file's metadata. Loading runs no code of the file."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,20 @@ if TYPE_CHECKING:
     from segdeploy.models._blocks import Network
 
 FORMAT = "segdeploy-checkpoint-1"
+MOMENTUM = "momentum/"  # how the optimiser's tensors are named in the checkpoint that training resumes from
+AGAIN = "Copy or train it again."
 LONGEST_HEADER = 100_000_000  # bytes, safetensors' own bound
+LONGEST_REASON = 200  # characters: PyTorch names every tensor that is missing
 
 
 def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, made_by: Mapping[str, Any]) -> None:
     """Write tensors and Spec atomically; `made_by` is kept as JSON (the command, the epoch, the score)."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     metadata = {"format": FORMAT, "spec": spec.to_json(), "made_by": json.dumps(made_by, sort_keys=True)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with artifact.replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata)
+    # Not `save_file`: it makes files that only their owner may read, and says nothing useful of a full disk.
+    artifact.write_atomically(path, to_bytes(contiguous, metadata))
 
 
 def read(path: Path) -> artifact.Artifact:
@@ -36,14 +40,18 @@ def read(path: Path) -> artifact.Artifact:
             f"{path} is a safetensors file, but no checkpoint of segdeploy: it carries no Spec.",
             "Give a checkpoint that segdeploy train wrote.",
         )
+    try:
+        spec, made_by = Spec.from_json(metadata["spec"]), dict(json.loads(metadata["made_by"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidFileError(f"{path} is corrupt: its header is not whole ({error}).", AGAIN) from error
     return artifact.Artifact(
         path=path,
         kind="checkpoint",
         precision=Precision.FP32,
-        spec=Spec.from_json(metadata["spec"]),
+        spec=spec,
         sha256=artifact.sha256(path),
-        made_by=json.loads(metadata["made_by"]),
-        made_at=json.loads(metadata["made_by"]).get("made_at", ""),
+        made_by=made_by,
+        made_at=str(made_by.get("made_at", "")),
     )
 
 
@@ -51,7 +59,7 @@ def load(path: Path) -> "tuple[Network, Spec]":
     """The trained network in evaluation mode, on the CPU, in float32."""
     spec = read(path).spec
     network = models.rebuild(spec)
-    load_into(network, tensors(path), path)
+    load_into(network, {name: tensor for name, tensor in tensors(path).items() if MOMENTUM not in name}, path)
     return network.eval(), spec
 
 
@@ -64,17 +72,15 @@ def tensors(path: Path) -> "dict[str, Tensor]":
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise InvalidFileError(f"{path} is corrupt: {error}.", "Copy or train it again.") from error
+        raise InvalidFileError(f"{path} is corrupt: {error}.", AGAIN) from error
 
 
 def load_into(network: "Network", state: "Mapping[str, Tensor]", path: Path) -> None:
     try:
         network.load_state_dict(dict(state))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InvalidFileError(
-            f"{path} does not hold the network its Spec names: {reason}", "Copy or train it again."
-        ) from error
+        reason = textwrap.shorten(str(error).splitlines()[-1], LONGEST_REASON)
+        raise InvalidFileError(f"{path} does not hold the network its Spec names: {reason}", AGAIN) from error
 
 
 def missing_torch() -> MissingRuntimeError:
@@ -90,10 +96,10 @@ def _metadata(path: Path) -> dict[str, str]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, LONGEST_HEADER)))
-        metadata: dict[str, str] = header.get("__metadata__", {})
+        metadata: dict[str, str] = dict(header.get("__metadata__", {}))
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidFileError(
             f"{path} is not a safetensors file.", "Give a checkpoint that segdeploy train wrote (.safetensors)."
         ) from error

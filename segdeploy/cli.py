@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import io
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,21 +27,19 @@ EXIT_DEFECT = 1
 EXIT_ENVIRONMENT = 3
 FILE_WIDTH = 200
 
-EXAMPLES = """\b
-  segdeploy train --model unet --data DIR     train on a folder of images/ and masks/
-  segdeploy export --model segnet             write export/segnet.fp32.onnx and prove it
-  segdeploy parity --model segnet --data DIR  compare PyTorch, graph and engine pixel by pixel
-  segdeploy bench --engine fp32               time it, with percentiles
-  segdeploy infer ./images                    masks for a folder of photographs"""
-
 
 def main() -> NoReturn:
     """Run the command line; every failure ends in two lines and its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any bytes
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged EXIF block is no news to whoever wants a mask
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except SegdeployError as error:
         _fail(error.what, error.remedy, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "segdeploy"
         _fail(error.format_message(), f"See {command} --help", InvalidRequestError.exit_code)
@@ -60,10 +60,25 @@ def _fail(what: str, remedy: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Journey(click.Group):
+    """Lists the commands in the order in which a network meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_Journey, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="segdeploy")
 def cli() -> None:
-    """Semantic segmentation, deployed: train, export exactly, prove the masks are the same, time them, run them."""
+    """Semantic segmentation, deployed: train, export exactly, prove it, time it, run it over a folder.
+
+    \b
+      segdeploy train --model unet --data DIR     train on a folder of images/ and masks/
+      segdeploy export --model segnet             write export/segnet.fp32.onnx and prove it
+      segdeploy parity --model segnet --data DIR  compare PyTorch, graph and engine by pixels
+      segdeploy bench --engine fp32               time it, with percentiles
+      segdeploy infer ./images                    masks for a folder of photographs
+    """  # noqa: D301 - a raw string would not hold click's mark
 
 
 def _model(*, required: bool = False) -> Callable[..., Any]:
@@ -92,22 +107,22 @@ _folder = click.Path(path_type=Path, file_okay=False)
 def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    height, _, width = value.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    sides = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", value.lower())
+    if sides is None:
         raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, such as 256x256.")
-    return int(height), int(width)
+    return int(sides[1]), int(sides[2])
 
 
 def _options(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """`depth=18` -> {"depth": 18}: numbers and true/false as such, the rest as text."""
-    options = {}
+    options: dict[str, Any] = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not equals:
             raise click.BadParameter(f"{value!r} is not KEY=VALUE, such as multiplier=0.5.")
+        options[key] = text
         with contextlib.suppress(ValueError):
             options[key] = json.loads(text)
-        options.setdefault(key, text)
     return options
 
 
@@ -122,7 +137,7 @@ _option = click.option(
 )
 
 
-@cli.command()
+@cli.command(short_help="Train a network on a labelled folder.")
 @_model(required=True)
 @click.option(
     "--data", required=True, type=_folder, help="Folder with images/, masks/, train.txt, val.txt, classes.csv."
@@ -208,7 +223,7 @@ def train(
     _print(report, as_json=as_json, lines=[f"{best}: best after epoch {report['epoch']}, {_miou(report['val_miou'])}"])
 
 
-@cli.command()
+@cli.command(short_help="Write the deployed graph and prove it.")
 @_model(required=True)
 @click.option(
     "--weights", metavar="PATH|random", help="Default: what training left in checkpoints/, else the packaged."
@@ -247,7 +262,7 @@ def export(
     _print(report, as_json=as_json, lines=lines)
 
 
-@cli.command()
+@cli.command(short_help="Compare PyTorch, graph and engine by pixels.")
 @_model()
 @_engine
 @_device
@@ -263,7 +278,7 @@ def parity(*, model: str | None, engine: str, device: str, data: Path | None, as
         sys.exit(EXIT_FAILED_GATE)
 
 
-@cli.command()
+@cli.command(short_help="Time engines, with percentiles and mIoU.")
 @_model()
 @click.option(
     "--engine",
@@ -309,7 +324,7 @@ def bench(
     _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=[where])
 
 
-@cli.command("eval")
+@cli.command("eval", short_help="Score an engine on a labelled folder.")
 @_model()
 @_engine
 @_device
@@ -326,7 +341,7 @@ def evaluate(*, model: str | None, engine: str, device: str, data: Path, as_json
     _print(report, as_json=as_json, lines=[head, *each])
 
 
-@cli.command()
+@cli.command(short_help="Masks for a folder of photographs.")
 @click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt...")
 @_model()
 @_engine
@@ -357,7 +372,7 @@ def infer(
         sys.exit(EXIT_FAILED_IMAGES)
 
 
-@cli.command()
+@cli.command(short_help="What a file promises and what was proven of it.")
 @click.argument("path", type=click.Path(path_type=Path))
 @_json
 def inspect(*, path: Path, as_json: bool) -> None:
@@ -368,7 +383,7 @@ def inspect(*, path: Path, as_json: bool) -> None:
     _print(report, as_json=as_json, lines=[f"{key}: {_short(value)}" for key, value in report.items()])
 
 
-@cli.command()
+@cli.command(short_help="The networks, their options, the weights at hand.")
 @_json
 def models(*, as_json: bool) -> None:
     """The networks, how each can be built, and which weights are at hand."""
@@ -383,7 +398,7 @@ def models(*, as_json: bool) -> None:
     _print(report, as_json=as_json, lines=lines)
 
 
-@cli.command()
+@cli.command(short_help="What is installed, usable, clashing; what to do.")
 @_json
 def doctor(*, as_json: bool) -> None:
     """What is installed, what is usable, what clashes, and what to do about it; exit 3 on a clash."""
@@ -440,7 +455,7 @@ def _bar(description: str) -> "Progress":
 
     console = _console(stderr=True)
     columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not sys.stderr.isatty())  # FORCE_COLOR is no terminal
 
 
 class _TrainingBar:

@@ -6,6 +6,7 @@ line `name,r,g,b` for each class, in the order of the indices.
 
 import csv
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,11 @@ def read_truth(mask: Path, *, classes: int, ignore_index: int) -> NDArray[np.uin
 
 
 def classes_of(data: Dataset, *, ignore_index: int) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """Names and colours from `classes.csv`; else class_0 ... for the highest index in the training masks."""
+    """Names and colours from `classes.csv`; else class_0 ... for the highest index in the masks."""
     table = data.root / "classes.csv"
     if table.is_file():
         return _read_classes(table)
-    highest = max(_highest(sample.mask, ignore_index) for sample in data.train)
+    highest = max(_highest(sample.mask, ignore_index) for sample in (*data.train, *data.val))
     names = tuple(f"class_{index}" for index in range(highest + 1))
     return names, tuple(palettes.default_colours(len(names)))
 
@@ -88,9 +89,9 @@ def _highest(mask: Path, ignore_index: int) -> int:
 
 def _read_classes(table: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = [(name.strip(), (int(r), int(g), int(b))) for name, r, g, b in filter(None, csv.reader(file))]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise InvalidFileError(
             f"{table} is not a table of classes: {error}.", "Give a line name,r,g,b for each class, and no header."
         ) from error
@@ -104,7 +105,7 @@ def _read_classes(table: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
 def _listed(path: Path, samples: dict[str, Path]) -> list[str]:
     if not path.is_file():
         return []
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = read_list(path)
     missing = [name for name in names if name not in samples]
     if missing:
         raise InvalidRequestError(
@@ -112,6 +113,12 @@ def _listed(path: Path, samples: dict[str, Path]) -> list[str]:
             "Correct the list, or bring the images.",
         )
     return names
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list of files; names are bytes, whatever their encoding."""
+    lines = os.fsdecode(path.read_bytes()).removeprefix("\ufeff").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _pairs(names: list[str], samples: dict[str, Path], masks: dict[str, Path]) -> tuple[Sample, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import itertools
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from segdeploy import artifact, images
+from segdeploy import artifact, dataset, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 
@@ -62,13 +63,14 @@ def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
     """Every image below the inputs (a folder, a file, a glob, or a .txt with a path a line), and how many others.
 
     Folders are walked in the order of names, without following links to folders; what lies in `leave_out` (the masks
-    of an earlier run) is not looked at. A path in a list is relative to the list's folder.
+    of an earlier run) or in its overlays is not looked at. A path in a list is relative to the list's folder.
     """
     found: dict[str, Source] = {}
     skipped = 0
-    for source in _each(inputs, leave_out.resolve()):
+    apart = {os.path.realpath(folder) for folder in (leave_out, overlay_folder(leave_out))}
+    for source in _each(inputs, apart):
         if PurePath(source.relative).suffix.lower() in images.EXTENSIONS:
-            found.setdefault(str(source.path), source)
+            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - `..` goes, links stay
         else:
             skipped += 1
     if not found:
@@ -84,18 +86,18 @@ def run(engine: Engine, sources: Sequence[Source], out: Path, *, overlay: bool, 
     A file that cannot be read is noted and the rest goes on; a folder that cannot be written to ends the run with its
     error. Ctrl-C ends it after the images at work; what is written stays.
     """
-    job = _Job(engine, zip(sources, _targets(sources), strict=True), out, overlay=overlay, done=done)
+    job = _Job(engine, sources, out, overlay=overlay, done=done)
     started = time.monotonic()
     workers = [threading.Thread(target=job.work) for _ in os.sched_getaffinity(0)]
-    for worker in workers:
-        worker.start()
     try:
+        for worker in workers:
+            worker.start()
         for worker in workers:
             worker.join()
     except KeyboardInterrupt:
         job.summary.interrupted = True
         job.stop.set()
-        for worker in workers:
+        for worker in filter(threading.Thread.is_alive, workers):
             worker.join()
     job.summary.seconds = time.monotonic() - started
     if job.fatal is not None:
@@ -105,24 +107,26 @@ def run(engine: Engine, sources: Sequence[Source], out: Path, *, overlay: bool, 
 
 def overlay_folder(out: Path) -> Path:
     """Beside the masks: a folder of masks holds masks only."""
-    return out.with_name(f"{out.name}-overlays")
+    return Path(f"{os.path.abspath(out)}-overlays")  # noqa: PTH100 - `..` goes, links stay
 
 
 class _Job:
     def __init__(
         self,
         engine: Engine,
-        targets: Iterator[tuple[Source, PurePath]],
+        sources: Sequence[Source],
         out: Path,
         *,
         overlay: bool,
         done: Callable[[], None],
     ) -> None:
         self.engine = engine
-        self.targets = targets
         self.overlays = overlay_folder(out) if overlay else None
         self.done = done
         self.summary = Summary(out)
+        targets = _targets(sources)
+        _require_spared(sources, itertools.chain.from_iterable(map(self._files, targets)))
+        self.targets = zip(sources, targets, strict=True)
         self.stop = threading.Event()
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
@@ -146,32 +150,38 @@ class _Job:
     def _one(self, source: Source, target: PurePath) -> None:
         clock = _Clock()
         try:
-            photo = images.read(source.path)
-            clock.stop("read")
-            image = images.prepared(photo, self.engine.spec)
-            clock.stop("resize")
-            with self._engine_lock:
-                class_map = self.engine.classify(image[None])[0]
-            clock.stop("engine")
-            height, width, _ = photo.shape
-            mask = images.to_photo_size(class_map, height=height, width=width)
-            clock.stop("resize")
+            pictures = self._drawn(source, clock)
         except (SegdeployError, MemoryError) as error:
             with self._lock:
-                self.summary.failed.append((str(source.path), _reason(error)))
+                self.summary.failed.append((str(source.path), _reason(error, source.path)))
             return
-        self._write(photo, mask, target)
+        for path, picture in zip(self._files(target), pictures, strict=True):
+            artifact.write_atomically(path, picture)
         clock.stop("write")
         with self._lock:
             self.summary.done += 1
             for step, spent in clock.spent.items():
                 self.summary.cpu_s[step] += spent
 
-    def _write(self, photo: images.UInt8, mask: images.UInt8, target: PurePath) -> None:
+    def _drawn(self, source: Source, clock: "_Clock") -> list[bytes]:
+        """What goes into the files of `_files`, encoded."""
+        photo = images.read(source.path)
+        clock.stop("read")
+        image = images.prepared(photo, self.engine.spec)
+        clock.stop("resize")
+        with self._engine_lock:
+            class_map = self.engine.classify(image[None])[0]
+        clock.stop("engine")
+        height, width, _ = photo.shape
+        mask = images.to_photo_size(class_map, height=height, width=width)
+        clock.stop("resize")
         colours = self.engine.spec.colours
-        artifact.write_atomically(self.summary.out / f"{target}.png", images.mask_png(mask, colours))
-        if self.overlays is not None:
-            artifact.write_atomically(self.overlays / f"{target}.jpg", images.overlay_jpeg(photo, mask, colours))
+        encoded = [images.mask_png(mask, colours)]
+        return encoded if self.overlays is None else [*encoded, images.overlay_jpeg(photo, mask, colours)]
+
+    def _files(self, target: PurePath) -> list[Path]:
+        mask = self.summary.out / f"{target}.png"
+        return [mask] if self.overlays is None else [mask, self.overlays / f"{target}.jpg"]
 
 
 class _Clock:
@@ -187,8 +197,8 @@ class _Clock:
         self._since = now
 
 
-def _reason(error: BaseException) -> str:
-    return error.what if isinstance(error, SegdeployError) else "not enough memory for an image of this size."
+def _reason(error: BaseException, path: Path) -> str:
+    return error.what if isinstance(error, SegdeployError) else f"{path} is too large for the memory there is."
 
 
 def _targets(sources: Sequence[Source]) -> list[PurePath]:
@@ -206,29 +216,53 @@ def _targets(sources: Sequence[Source]) -> list[PurePath]:
     return [PurePath(target) for target in targets]
 
 
+def _require_spared(sources: Sequence[Source], written: Iterable[Path]) -> None:
+    inputs = {_identity(source.path) for source in sources} - {None}
+    for path in written:
+        if _identity(path) in inputs:
+            raise InvalidRequestError(
+                f"{path} is a photograph to read; its mask would replace it.", "Give another --out."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _stem(source: Source) -> str:
     return source.relative[: -len(PurePath(source.relative).suffix)]
 
 
-def _each(inputs: Iterable[str], leave_out: Path) -> Iterator[Source]:
+def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:
     for named in inputs:
         path = Path(named)
         if path.is_dir():
-            yield from _walked(path, leave_out)
+            yield from _walked(path, apart)
         elif path.suffix.lower() == ".txt" and path.is_file():
             yield from _listed(path)
         elif path.is_file():
             yield Source(str(path.parent), path.name)
         else:
-            yield from _globbed(named)
+            yield from _globbed(named, apart)
 
 
-def _walked(root: Path, leave_out: Path) -> Iterator[Source]:
-    apart = {leave_out, overlay_folder(leave_out)}
+def _walked(root: Path, apart: set[str]) -> Iterator[Source]:
+    _require_outside(root, apart)
     for folder, folders, files in os.walk(root, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() not in apart)
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(folder, name)) not in apart)
         below = PurePath(folder).relative_to(root)
         yield from (Source(str(root), str(below / name)) for name in sorted(files))
+
+
+def _require_outside(root: Path, apart: set[str]) -> None:
+    if os.path.realpath(root) in apart:
+        raise InvalidRequestError(
+            f"{root} is where the masks go: the next run would take them for photographs.", "Give another --out."
+        )
 
 
 def _unreadable(error: OSError) -> None:
@@ -236,16 +270,27 @@ def _unreadable(error: OSError) -> None:
 
 
 def _listed(path: Path) -> Iterator[Source]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return _rooted([path.parent / line.strip() for line in lines if line.strip()])
+    return _rooted([path.parent / line for line in dataset.read_list(path)])
 
 
-def _globbed(pattern: str) -> Iterator[Source]:
+def _globbed(pattern: str, apart: set[str]) -> Iterator[Source]:
     matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - any folder, not one
     files = [match for match in matches if match.is_file()]
     if not files:
         raise InvalidRequestError(f"{pattern} does not exist.", "Name a folder, an image, a glob or a .txt list.")
-    return _rooted(files)
+    root = Path(*itertools.takewhile(_is_fixed, Path(pattern).parts))
+    _require_outside(root, apart)
+    ours = {folder for folder in {file.parent for file in files} if _lies_in(folder, apart, below=root)}
+    return _rooted([file for file in files if file.parent not in ours])
+
+
+def _is_fixed(part: str) -> bool:
+    return not any(mark in part for mark in "*?[")
+
+
+def _lies_in(folder: Path, apart: set[str], *, below: Path) -> bool:
+    between = [folder, *folder.parents][: len(folder.parts) - len(below.parts)]
+    return any(os.path.realpath(step) in apart for step in between)
 
 
 def _rooted(files: Sequence[Path]) -> Iterator[Source]:

@@ -13,7 +13,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 def confusion(truth: ClassMap, predicted: ClassMap, *, classes: int, ignore_index: int) -> Confusion:
     """(K, K) pixel counts, truth by row; pixels whose truth is `ignore_index` count nowhere."""
-    counted = truth != ignore_index if ignore_index >= classes else np.ones(truth.shape, bool)
+    counted = truth != ignore_index
     pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 

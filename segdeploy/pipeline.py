@@ -60,14 +60,18 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
 
 def file_for(model: str | None, runtime: str, precision: Precision, *, watch: Watch = silent) -> Artifact:
     """What a runtime opens for a model: the checkpoint (at the graph's size where there is a graph) or the graph."""
-    if precision is not Precision.FP32:
-        raise InvalidRequestError(f"graphs of {precision} are not made yet.", "Choose fp32.")
+    _require_made(precision)
     if engines.modules()[runtime].OPENS == "graph":
         return graph_for(model, watch=watch)
     graph = _known_graph(model)
     if graph is None:
         return weights_for(model or DEFAULT_MODEL).checkpoint
     return dataclasses.replace(origin(graph), spec=dataclasses.replace(graph.spec, output="class_map"))
+
+
+def _require_made(precision: Precision) -> None:
+    if precision is not Precision.FP32:
+        raise InvalidRequestError(f"graphs of {precision} are not made yet.", "Choose fp32.")
 
 
 def graph_for(model: str | None, *, watch: Watch = silent) -> Artifact:
@@ -202,8 +206,8 @@ def parity(
     The report's `passed` says whether it holds; nothing is raised when it does not.
     """
     runtime, precision = engines.parse(engine)
+    _require_made(precision)
     graph = graph_for(model, watch=watch)
-    file_for(model, runtime, precision, watch=watch)
     _, report = _prove(graph, runtime, _pictures(data), device=device, limits=limits, watch=watch)
     return report
 

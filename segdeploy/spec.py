@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import operator
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -9,6 +11,8 @@ from typing import Any, Literal, Self
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
 MAX_CLASSES = 256  # a class map is uint8
+_CHANNELS = 3
+_WHOLE = ("height", "width", "margin", "ignore_index")
 
 
 class Precision(StrEnum):
@@ -50,23 +54,25 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raise InvalidFileError for anything `to_json` did not write."""
+        """Raise InvalidFileError for another document, InvalidRequestError for values that no Spec may have."""
         try:
             return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InvalidFileError(f"the Spec is not JSON: {error}.", "Take a file that segdeploy wrote.") from error
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         try:
             sequences = {
+                "variant": dict(fields["variant"]),
                 "classes": tuple(str(name) for name in fields["classes"]),
                 "colours": tuple((int(r), int(g), int(b)) for r, g, b in fields["colours"]),
                 "mean": tuple(float(value) for value in fields["mean"]),
                 "std": tuple(float(value) for value in fields["std"]),
             }
-            return cls(**{**fields, **sequences})
-        except (KeyError, TypeError, ValueError) as error:
+            whole = {name: operator.index(fields[name]) for name in _WHOLE if name in fields}
+            return cls(**{**fields, **sequences, **whole})
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidFileError(
                 f"the Spec has a missing or unknown field: {error}.",
                 "Take a file that this version of segdeploy wrote.",
@@ -74,12 +80,21 @@ class Spec:
 
 
 def _problems(spec: Spec) -> list[tuple[bool, str, str]]:
+    return [*_wrong_classes(spec), *_wrong_input(spec)]
+
+
+def _wrong_classes(spec: Spec) -> list[tuple[bool, str, str]]:
     count = len(spec.classes)
     return [
         (
             not 1 <= count <= MAX_CLASSES,
             f"{count} classes; a class map holds 1 to {MAX_CLASSES}.",
             "Merge classes before training: masks are 8-bit.",
+        ),
+        (
+            len(set(spec.classes)) != count,
+            "two classes have the same name.",
+            "Name each class once: scores are reported by name.",
         ),
         (
             len(spec.colours) != count,
@@ -92,13 +107,28 @@ def _problems(spec: Spec) -> list[tuple[bool, str, str]]:
             "Give colours as three numbers in 0..255.",
         ),
         (
+            not 0 <= spec.ignore_index < MAX_CLASSES,
+            f"the index to ignore is {spec.ignore_index}.",
+            "Give a value that a mask can hold: 0..255.",
+        ),
+    ]
+
+
+def _wrong_input(spec: Spec) -> list[tuple[bool, str, str]]:
+    return [
+        (
             spec.height < 1 or spec.width < 1,
             f"the network size {spec.height}x{spec.width} is empty.",
             "Give HEIGHTxWIDTH in pixels, for example 256x256.",
         ),
         (
-            min(spec.std) <= 0,
-            f"the standard deviations {spec.std} are not all above 0.",
+            len(spec.mean) != _CHANNELS or not all(math.isfinite(value) for value in spec.mean),
+            f"the means {spec.mean} are not three numbers.",
+            "Give the mean of values in 0..1, for example 0.485,0.456,0.406.",
+        ),
+        (
+            len(spec.std) != _CHANNELS or not all(0 < value < math.inf for value in spec.std),
+            f"the standard deviations {spec.std} are not three numbers above 0.",
             "Give the deviation of values in 0..1, for example 0.229,0.224,0.225.",
         ),
         (

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,15 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def build(name: str, classes: int, **variant: Any) -> "Network":  # noqa: ANN401 - what the model file's `build` takes
+def build(name: str, classes: int, /, **variant: Any) -> "Network":  # noqa: ANN401 - what the model file's `build` takes
     """A freshly initialised network; `variant` are the keyword arguments of the model file's `build`."""
     module = load(name)
     known = defaults(name)
     unknown = sorted(set(variant) - set(known))
     if unknown:
         raise InvalidRequestError(f"{name} has no option {', '.join(unknown)}.", f"Its options are {', '.join(known)}.")
+    for option, value in variant.items():
+        _require_kind(option, value, known[option])
     network: Network = module.build(classes, **variant)
     return network
 
@@ -64,6 +67,17 @@ def defaults(name: str) -> dict[str, Any]:
 def description(name: str) -> str:
     """The first line of the network's file: its name and its paper."""
     return (ast.get_docstring(_parsed(name)) or "").partition("\n")[0]
+
+
+def _require_kind(option: str, value: object, default: object) -> None:
+    """Text counts as true and true as 1: only a value of the default's kind is what its writer meant."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    taken = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, taken) or isinstance(value, bool) != isinstance(default, bool):
+        raise InvalidRequestError(
+            f"{option}={value!r} is not {kinds[type(default)]}.",
+            f"Give a value such as {option}={json.dumps(default)}.",
+        )
 
 
 def _parsed(name: str) -> ast.Module:

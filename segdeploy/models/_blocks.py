@@ -19,8 +19,10 @@ CHANNEL_STEP = 8  # int8 and half-precision kernels want channels in eights
 
 def scaled(channels: int, multiplier: float) -> int:
     """Channels of a network made narrower or wider, in steps of eight; `multiplier` 1 changes nothing."""
-    if multiplier <= 0:
-        raise InvalidRequestError(f"multiplier {multiplier} is not above 0.", "Give 1 for the network of the paper.")
+    if not 0 < multiplier < math.inf:
+        raise InvalidRequestError(
+            f"multiplier {multiplier} is not a number above 0.", "Give 1 for the network of the paper."
+        )
     if multiplier == 1:
         return channels
     return max(CHANNEL_STEP, round(channels * multiplier / CHANNEL_STEP) * CHANNEL_STEP)

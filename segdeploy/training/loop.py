@@ -21,14 +21,13 @@ from torch.utils.data import DataLoader
 
 from segdeploy import artifact, checkpoint, dataset, images, metrics, models
 from segdeploy._version import __version__
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Spec
 from segdeploy.training import losses
 from segdeploy.training.data import Augmentation, TrainingData
 
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
 POLY_POWER = 0.9
-MOMENTUM = "momentum/"  # how the optimiser's tensors are named inside `last`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: b
     first = run.resume() if resume else run.start()
     steps = len(run.loader)
     progress.steps(plan.epochs * steps, first * steps)
-    with _tensorboard(out / "tensorboard" / spec.model, first * steps) as scalars:
+    with _tensorboard(out / "tensorboard" / spec.model, first + 1) as scalars:
         for epoch in range(first, plan.epochs):
             record = run.epoch(epoch, progress)
             run.keep(epoch, record)
@@ -76,18 +75,20 @@ class _Run:
         self.last_path = out / f"{spec.model}.last.safetensors"
         self.log_path = out / f"{spec.model}.log.jsonl"
         self.best = -math.inf
+        _require(plan.device)
+        if plan.batch > len(data.train):
+            raise InvalidRequestError(
+                f"{len(data.train)} training images do not fill one batch of {plan.batch}.",
+                f"Give --batch {max(1, len(data.train))} or less, or more images.",
+            )
         torch.manual_seed(plan.seed)
         self.network = models.rebuild(spec)
+        self.network.check_size(spec.height, spec.width)
         self.network.check_size(*plan.augmentation.crop)
         self.network.to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input = models.deployed(self.network, spec).to(plan.device)
         self.samples = TrainingData(data.train, spec, plan.augmentation, seed=plan.seed)
         self.loader = DataLoader(self.samples, plan.batch, shuffle=True, drop_last=True, num_workers=plan.workers)
-        if not len(self.loader):
-            raise InvalidRequestError(
-                f"{len(self.samples)} training images do not fill one batch of {plan.batch}.",
-                f"Give --batch {max(1, len(self.samples))} or less, or more images.",
-            )
         self.weights = self._class_weights()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -100,13 +101,22 @@ class _Run:
 
     def resume(self) -> int:
         """Give the number of epochs done, with network, optimiser and log as they were then."""
+        if not self.last_path.is_file():
+            raise InvalidRequestError(
+                f"there is nothing to resume: {self.last_path} does not exist.",
+                "Leave --resume out to start, or name the folder of the first run with --out.",
+            )
         state = checkpoint.read(self.last_path)
-        if state.spec != self.spec or state.made_by["plan"] != _json(self.plan):
+        if state.spec != self.spec or state.made_by.get("plan") != _json(self.plan):
             raise InvalidFileError(
                 f"{self.last_path} was made with other options.", "Resume with the options of the first run."
             )
         tensors = checkpoint.tensors(self.last_path)
-        momentum = {name.removeprefix(MOMENTUM): tensors.pop(name) for name in list(tensors) if MOMENTUM in name}
+        momentum = {
+            name.removeprefix(checkpoint.MOMENTUM): tensors.pop(name)
+            for name in list(tensors)
+            if checkpoint.MOMENTUM in name
+        }
         checkpoint.load_into(self.network, tensors, self.last_path)
         _restore(self.optimiser, momentum)
         self.best = state.made_by["best"]
@@ -173,7 +183,7 @@ class _Run:
 
     def _step(self, photos: Tensor, truth: Tensor) -> tuple[float, metrics.ClassMap]:
         x = self.input.normalised(photos).contiguous(memory_format=torch.channels_last)
-        logits, auxiliary = self.network.forward_with_auxiliary(x)
+        logits, auxiliary = self._forward(x)
         loss = self._loss(logits, truth)
         if auxiliary is not None:
             loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, truth)
@@ -181,6 +191,17 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return float(loss.detach()), logits.detach().argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        try:
+            return self.network.forward_with_auxiliary(x)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InvalidRequestError(
+                f"{self.spec.model} normalises over the batch, and a batch of {len(x)} leaves a map of one pixel.",
+                f"Give --batch {len(x) + 1} or more.",
+            ) from error
 
     def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         return losses.cross_entropy(logits, truth, ignore_index=self.spec.ignore_index, weights=self.weights)
@@ -196,13 +217,18 @@ class _Run:
     def _class_weights(self) -> Tensor | None:
         if self.plan.class_weights == "none":
             return None
-        K = len(self.spec.classes)
-        pixels, present = np.zeros(K, np.int64), np.zeros(K, np.int64)
-        for _, truth in self.samples.pairs():
-            counts = np.bincount(truth[truth != self.spec.ignore_index], minlength=K)[:K]
-            pixels += counts
-            present += (counts > 0) * counts.sum()
-        return torch.from_numpy(losses.median_frequency(pixels, present)).float().to(self.plan.device)
+        truths = (truth for _, truth in self.samples.pairs())
+        K, ignored = len(self.spec.classes), self.spec.ignore_index
+        weights = losses.median_frequency(*losses.class_pixels(truths, classes=K, ignore_index=ignored))
+        return torch.from_numpy(weights).float().to(self.plan.device)
+
+
+def _require(device: str) -> None:
+    if device != "cpu" and not torch.cuda.is_available():
+        raise MissingRuntimeError(
+            f"device {device} was asked for, and PyTorch {torch.__version__} sees no GPU.",
+            "Give --device cpu, or install the PyTorch build of your CUDA.",
+        )
 
 
 def _json(plan: Plan) -> Any:  # noqa: ANN401 - a JSON value
@@ -212,7 +238,9 @@ def _json(plan: Plan) -> Any:  # noqa: ANN401 - a JSON value
 
 def _momentum(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimiser.state_dict()["state"]
-    return {f"{MOMENTUM}{index}/{name}": value for index, kept in state.items() for name, value in kept.items()}
+    return {
+        f"{checkpoint.MOMENTUM}{index}/{name}": value for index, kept in state.items() for name, value in kept.items()
+    }
 
 
 def _restore(optimiser: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
@@ -224,14 +252,14 @@ def _restore(optimiser: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -
 
 
 @contextlib.contextmanager
-def _tensorboard(folder: Path, first_step: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Scalars for TensorBoard where it is installed; nothing where it is not."""
+def _tensorboard(folder: Path, first_epoch: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Scalars by epoch for TensorBoard where it is installed, in place of an earlier run's from `first_epoch` on."""
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:
         yield lambda _: None
         return
-    with SummaryWriter(str(folder), purge_step=first_step) as writer:
+    with SummaryWriter(str(folder), purge_step=first_epoch) as writer:
 
         def scalars(record: Mapping[str, Any]) -> None:
             for name, value in record.items():

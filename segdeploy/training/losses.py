@@ -1,5 +1,7 @@
 """Losses on logits, and the class weights of the SegNet paper."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,18 @@ def cross_entropy(logits: Tensor, truth: Tensor, *, ignore_index: int, weights: 
     return total / torch.as_tensor(mass, dtype=total.dtype, device=total.device).clamp_min(1e-12)
 
 
+def class_pixels(
+    truths: Iterable[NDArray[np.uint8]], *, classes: int, ignore_index: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(K,) pixels of each class, and (K,) all pixels, ignored ones too, of the images in which it occurs."""
+    pixels, present = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for truth in truths:
+        counts = np.bincount(truth[truth != ignore_index], minlength=classes)
+        pixels += counts
+        present += (counts > 0) * truth.size
+    return pixels, present
+
+
 def median_frequency(pixels: NDArray[np.int64], present: NDArray[np.int64]) -> NDArray[np.float64]:
     """(K,) weights: median frequency over the class's own (arXiv:1511.00561, sec. 4).
 
@@ -26,7 +40,7 @@ def median_frequency(pixels: NDArray[np.int64], present: NDArray[np.int64]) -> N
     """
     frequency = np.divide(pixels, present, out=np.zeros(len(pixels)), where=present > 0)
     seen = frequency > 0
-    median = np.median(frequency[seen])
     weights = np.zeros(len(pixels))
-    np.divide(median, frequency, out=weights, where=seen)
+    if seen.any():
+        np.divide(np.median(frequency[seen]), frequency, out=weights, where=seen)
     return weights

@@ -1,0 +1,52 @@
+# Two doors for a newcomer: `make demo` and `make test`. Each does its own set-up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= examples/nuclei
+
+.PHONY: help demo test test-fast lint bench weights docs clean
+
+help:
+	@echo "make demo       export the four networks, prove them, time them, segment examples/nuclei"
+	@echo "make test       lint, types, every test"
+	@echo "make test-fast  the same without the slow tests"
+	@echo "make bench      long measurements: the four networks over DATA=folder, full-size timings"
+	@echo "make weights    train the packaged weights anew on DATA=folder (an hour and a half on one core)"
+	@echo "make docs       write docs/cli.md anew"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-fast: lint
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py --data $(DATA)
+
+# The commands of segdeploy/weights/README.md, one after the other; DATA is the folder of all nuclei.
+weights: $(READY)
+	grep -o 'segdeploy train [^`]*' segdeploy/weights/README.md | sed 's|--data nuclei|--data $(DATA)|' \
+	    | while read -r command; do $(BIN)/$$command --out checkpoints || exit 1; done
+
+docs: $(READY)
+	$(BIN)/python docs/write_cli.py
+
+clean:
+	rm -rf $(VENV) build dist demo

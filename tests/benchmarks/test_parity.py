@@ -1,0 +1,186 @@
+"""The proof must hold for the same network and break for every way in which another network gets deployed."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segdeploy import checkpoint, models, pipeline
+from segdeploy.benchmarks import parity
+from segdeploy.engines import Engine, pytorch
+from segdeploy.models import _blocks
+from segdeploy.models._blocks import Network
+from segdeploy.spec import Spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "nuclei"
+
+
+class Candidate(pytorch.TorchEngine):
+    """A network held in memory, to plant faults in."""
+
+    def __init__(self, network: Network, spec: Spec) -> None:
+        super().__init__(models.deployed(network, spec).eval(), spec, device="cpu")
+
+
+def make(name: str) -> tuple[Network, Spec]:
+    """The packaged network: an untrained one may draw one class everywhere, whatever is done to it."""
+    return checkpoint.load(pipeline.PACKAGED / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[parity.Picture]:
+    """Three small real pictures with their truths."""
+    names = (EXAMPLES / "val.txt").read_text(encoding="utf-8").split()[:3]
+    return [parity.Picture(EXAMPLES / "images" / name, EXAMPLES / "masks" / name) for name in names]
+
+
+def prove(network: Network, spec: Spec, engine: Engine | None, pictures: list[parity.Picture]) -> dict[str, Any]:
+    stages = [parity.Stage("engine", engine, None if engine else "no GPU here")]
+    reference = parity.Reference(network, spec)
+    return parity.prove(reference, stages, pictures, spec, limits=parity.Limits(), done=lambda: None)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_same_network_is_proven(name: str, pictures: list[parity.Picture]) -> None:
+    network, spec = make(name)
+    report = prove(network, spec, Candidate(copy.deepcopy(network), spec), pictures)
+    stage = report["stages"][0]
+    assert report["passed"]
+    assert stage["agreement"] == 1.0
+    assert stage["miou_change"] == 0.0
+    assert stage["near_ties"] < 0.001
+
+
+def bgr(network: Network) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight = torch.nn.Parameter(module.weight.flip(1))
+            return
+
+
+def twice_the_scale(network: Network) -> None:
+    layer = [module for module in network.modules() if isinstance(module, _blocks.ConvNorm)][-1]
+    layer.fold()
+    for parameter in layer.get_submodule("conv").parameters():
+        parameter.data.mul_(2)
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("fault", [bgr, twice_the_scale])
+def test_another_network_is_not_proven(name: str, fault: Any, pictures: list[parity.Picture]) -> None:  # noqa: ANN401
+    """Faults that export tools ship: swapped channels, a wrong scale."""
+    network, spec = make(name)
+    broken = copy.deepcopy(network)
+    fault(broken)
+    report = prove(network, spec, Candidate(broken, spec), pictures)
+    assert not report["passed"]
+    assert report["first_failing_stage"] == "engine"
+    assert "no near-tie" in report["stages"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_a_wrong_mean_is_not_proven(name: str, pictures: list[parity.Picture]) -> None:
+    network, spec = make(name)
+    shifted = dataclasses.replace(spec, mean=(0.5, 0.5, 0.5))
+    assert not prove(network, spec, Candidate(copy.deepcopy(network), shifted), pictures)["passed"]
+
+
+@pytest.mark.parametrize("name", ["pspnet", "deeplabv3"])
+def test_the_other_align_corners_is_not_proven(name: str, pictures: list[parity.Picture]) -> None:
+    network, spec = make(name)
+    other = copy.deepcopy(network)
+    other.align_corners = not network.align_corners  # type: ignore[assignment]
+    assert not prove(network, spec, Candidate(other, spec), pictures)["passed"]
+
+
+def test_an_equality_mask_in_place_of_unpooling_is_not_proven(
+    pictures: list[parity.Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`x == upsample(max)` repeats a value wherever it ties; quantised pictures tie a lot."""
+    network, spec = make("segnet")
+    quantised = copy.deepcopy(network)
+    expected = prove(network, spec, Candidate(quantised, spec), pictures)
+    assert expected["passed"]
+
+    def everywhere(x: torch.Tensor, _winners: object, size: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, size=size)
+
+    class Unpooled(Candidate):
+        def _classify(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            with monkeypatch.context() as patch:
+                patch.setattr("segdeploy.models.segnet.max_unpool", everywhere)
+                return super()._classify(batch)
+
+    assert not prove(network, spec, Unpooled(quantised, spec), pictures)["passed"]
+
+
+def test_a_stage_that_cannot_run_here_is_null_with_its_reason(pictures: list[parity.Picture]) -> None:
+    """`passed` speaks of the stages that ran."""
+    network, spec = make("unet")
+    report = prove(network, spec, None, pictures)
+    assert report["stages"][0]["agreement"] is None
+    assert report["stages"][0]["reason"] == "no GPU here"
+    assert report["passed"]
+
+
+def test_without_truth_the_change_of_miou_is_null(pictures: list[parity.Picture]) -> None:
+    network, spec = make("unet")
+    unlabelled = [parity.Picture(picture.image, None) for picture in pictures]
+    report = prove(network, spec, Candidate(copy.deepcopy(network), spec), unlabelled)
+    assert report["stages"][0]["miou_change"] is None
+
+
+def test_near_ties_are_pixels_closer_than_the_arithmetic_is_exact() -> None:
+    exact = torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 0.001, -1.0]]], dtype=torch.float64)
+    logits = exact.float() + 0.0006
+    logits[0] -= 0.0012
+    margin = min(2 * 0.0006, parity.LARGEST_TIE * float(logits.max() - logits.min()))
+    gap = (logits[1] - logits[0]).abs()
+    np.testing.assert_array_equal(parity.near_ties(logits, exact), (gap < margin).numpy())
+    assert parity.near_ties(exact.float(), exact).sum() == 0
+
+
+def test_rough_arithmetic_does_not_make_everything_a_tie() -> None:
+    """The margin is capped at a thousandth of the logits' range, however far float32 is off."""
+    exact = torch.tensor([[[0.0, 5.0]], [[10.0, 5.004]]], dtype=torch.float64)
+    rough = exact.float()
+    rough[0, 0, 0] += 9.0
+    np.testing.assert_array_equal(parity.near_ties(rough, exact), [[False, True]])
+
+
+def test_one_class_has_no_ties() -> None:
+    assert not parity.near_ties(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.float64)).any()
+
+
+def test_pool_ties_show_the_windows_that_float32_cannot_decide() -> None:
+    """A window of two all but equal maxima is a tie; one of equal zeros is not, for a zero is a zero anywhere."""
+    exact = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    exact[0, 0, :2, :2] = torch.tensor([[1.0, 1.0 + 1e-9], [0.0, 0.0]], dtype=torch.float64)
+    exact[0, 0, :2, 2:] = torch.tensor([[1.0, 0.5], [0.1, 0.2]], dtype=torch.float64)
+    tied = parity._tied_windows(exact.float(), exact + 1e-8)  # noqa: SLF001 - the rule itself
+    assert tied[0, 0].tolist() == [[True, False], [False, False]]
+
+
+def test_pool_ties_reach_as_far_as_the_decoder_sees() -> None:
+    network, spec = make("segnet")
+    reaches = network.pooling_reaches()
+    assert list(reaches) == sorted(reaches)
+    reference = parity.Reference(network, spec)
+    flat = np.full((spec.height, spec.width, 3), 100, np.uint8)
+    assert reference.pool_ties(flat).shape == (spec.height, spec.width)
+
+
+def test_agreement_is_said_for_the_boundary_and_for_the_interior(pictures: list[parity.Picture]) -> None:
+    network, spec = make("unet")
+    broken = copy.deepcopy(network)
+    twice_the_scale(broken)
+    stage = prove(network, spec, Candidate(broken, spec), pictures)["stages"][0]
+    differing = 1 - stage["agreement"]
+    assert stage["differing_pixels"] == pytest.approx(differing * stage["pixels"])
+    assert 0 <= stage["boundary_agreement"] <= 1
+    assert 0 <= stage["interior_agreement"] <= 1

@@ -1,0 +1,157 @@
+"""A small trained-looking network, its graph, photographs, and the real command."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segdeploy import checkpoint, models, pipeline
+from segdeploy.engines import Engine
+from segdeploy.spec import Spec
+
+SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
+COMMAND = Path(sys.executable).with_name("segdeploy")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:  # noqa: ANN401 - any JSON document
+        return json.loads(self.out)
+
+
+class Run(Protocol):
+    """Arguments of `segdeploy`, and what is put into its environment."""
+
+    def __call__(self, *arguments: str | bytes | Path, **environment: str) -> Outcome: ...
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Call the real command in the working directory of the test."""
+
+    def call(*arguments: str | bytes | Path, **environment: str) -> Outcome:
+        done = subprocess.run(
+            [COMMAND, *arguments], capture_output=True, env=os.environ | environment, check=False, timeout=300
+        )
+        return Outcome(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def segdeploy_data() -> Path:
+    """The folder with nuclei/, odd_images/ and photos/."""
+    named = os.environ.get("SEGDEPLOY_DATA")
+    if not named:
+        pytest.skip("SEGDEPLOY_DATA does not name the folder that holds nuclei/, odd_images/ and photos/")
+    return Path(named)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """(height, width, 3) of soft blobs, which the small network divides between its classes."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def photographs(folder: Path, *names: str, height: int = 60, width: int = 80) -> Path:
+    """Write photographs, each another one, with whatever their names' endings say."""
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(height, width, seed)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoints/unet.safetensors and export/unet.fp32.onnx."""
+    import torch
+
+    from segdeploy.export.to_onnx import to_onnx
+
+    folder = tmp_path_factory.mktemp("small")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = models.build("unet", 2, **SPEC.variant).eval()
+    logits = models.deployed(network, dataclasses.replace(SPEC, output="logits"))
+    with torch.no_grad():
+        ground, thing = logits(torch.from_numpy(photograph(64, 64)[None]))[0]
+        network.classifier.bias[1] -= (thing - ground).median()  # untrained networks see one class everywhere
+    path = folder / pipeline.CHECKPOINTS / "unet.safetensors"
+    checkpoint.save(path, network.state_dict(), SPEC, made_by={"command": "test", "val_miou": None})
+    exports = folder / pipeline.EXPORTS
+    weights = pipeline.Weights("file", checkpoint.read(path)).described_for(exports)
+    to_onnx(network, SPEC, exports / "unet.fp32.onnx", weights=weights)
+    return folder
+
+
+@pytest.fixture
+def workspace(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test: a copy of `small`."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def engine(workspace: Path) -> Iterator[Engine]:
+    """The small network in ONNX Runtime; the working directory is `workspace`."""
+    with pipeline.open(str(workspace / "export/unet.fp32.onnx"), threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """A labelled folder of six images, three of them for validation; the bright half is class 1."""
+    folder = photographs(tmp_path / "data", *(f"images/{index}.png" for index in range(6)))
+    (folder / "masks").mkdir()
+    for image in (folder / "images").iterdir():
+        bright = np.asarray(Image.open(image).convert("L")) > 127
+        Image.fromarray(bright.astype(np.uint8)).save(folder / "masks" / image.name)
+    (folder / "val.txt").write_text("0.png\n2.png\n4.png\n")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 16 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    mounted = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)  # noqa: S607 - beside mount
+
+
+@contextlib.contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Permissions hold for whoever runs the tests; where that is root, only the working directory can be reached."""
+    privileged = os.geteuid() == 0
+    if privileged:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if privileged:
+            os.seteuid(0)

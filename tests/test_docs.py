@@ -1,0 +1,50 @@
+"""The documents say what the commands do today."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"^\$ (segdeploy .*)$", re.MULTILINE)
+
+
+def test_the_page_of_the_command_line_is_the_help() -> None:
+    """`make docs` writes it."""
+    spec = importlib.util.spec_from_file_location("write_cli", ROOT / "docs" / "write_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == module.page()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
+    """In the order of the page, in an empty folder with photographs in ./images."""
+    commands = COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {
+        "segdeploy export --model segnet",
+        "segdeploy bench --engine fp32",
+        "segdeploy infer ./images --overlay",
+    } <= set(commands)
+    shutil.copytree(ROOT / "examples" / "nuclei" / "images", tmp_path / "images")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    program = str(Path(sys.executable).with_name("segdeploy"))
+    for command in commands:
+        done = subprocess.run(
+            [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page}: {target}"
