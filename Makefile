@@ -31,6 +31,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two workers with two OpenMP threads each would spend two cores on waiting for one another.
+test test-fast: export OMP_NUM_THREADS = 1
+
 test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
 MAX_CLASSES = 256  # a class map is uint8
+MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 _CHANNELS = 3
 _WHOLE = ("height", "width", "margin", "ignore_index")
 
@@ -120,6 +121,11 @@ def _wrong_input(spec: Spec) -> list[tuple[bool, str, str]]:
             spec.height < 1 or spec.width < 1,
             f"the network size {spec.height}x{spec.width} is empty.",
             "Give HEIGHTxWIDTH in pixels, for example 256x256.",
+        ),
+        (
+            spec.height * spec.width > MAX_PIXELS,
+            f"the network size {spec.height}x{spec.width} is above {MAX_PIXELS:,} pixels.",
+            "Give a smaller size: photographs are stretched to it.",
         ),
         (
             len(spec.mean) != _CHANNELS or not all(math.isfinite(value) for value in spec.mean),

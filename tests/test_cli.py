@@ -157,6 +157,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("export --model unet --size 64x64x3", 2, "'64x64x3' is not HEIGHTxWIDTH"),
         ("export --model unet --size ²x²", 2, "'²x²' is not HEIGHTxWIDTH"),
         (f"export --model unet --size 1x{'9' * 5000}", 2, "is not HEIGHTxWIDTH"),
+        ("export --model unet --size 60000x60000", 2, "the network size 60000x60000 is above 67,108,864 pixels"),
         ("export --model unet --size 8x8", 2, "UNet takes at least 16x16 pixels, not 8x8"),
         ("export --model unet --option multiplier", 2, "'multiplier' is not KEY=VALUE"),
         ("export --model unet --option multiplier=1", 2, "--option rebuilds a network"),
@@ -189,6 +190,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("bench --device cuda --runs 1", 3, "cannot use CUDA here"),
     ],
 )
+@pytest.mark.usefixtures("labelled")
 def test_an_error_is_two_lines(run: Run, workspace: Path, arguments: str, code: int, what: str) -> None:
     photographs(workspace, "photos/a.jpg", "unlabelled/images/a.jpg")
     for name in ("text.onnx", "text.safetensors"):

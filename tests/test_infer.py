@@ -8,6 +8,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -529,8 +530,6 @@ def test_ctrl_c_at_any_moment_stops_the_workers(
     workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers that go on without their caller would keep the program from ending."""
-    import threading
-
     links(workspace / "photos", MANY, height=60, width=80)
     start = threading.Thread.start
     started: list[threading.Thread] = []
@@ -542,7 +541,10 @@ def test_ctrl_c_at_any_moment_stops_the_workers(
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     sources, _ = infer.find(["photos"], leave_out=Path("masks"))
-    summary = infer.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
+    try:
+        summary = infer.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
+    except KeyboardInterrupt:
+        pytest.fail("the run left its workers alone")
     assert summary.interrupted
     assert summary.done < MANY
     assert [thread.is_alive() for thread in started] == [False]

@@ -95,6 +95,11 @@ class _Run:
         )
 
     def start(self) -> int:
+        if self.last_path.is_file():
+            raise InvalidRequestError(
+                f"{self.last_path} holds an earlier run, which would be lost.",
+                "Go on with it: --resume. Or start elsewhere: --out FOLDER.",
+            )
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.unlink(missing_ok=True)
         return 0
@@ -107,7 +112,8 @@ class _Run:
                 "Leave --resume out to start, or name the folder of the first run with --out.",
             )
         state = checkpoint.read(self.last_path)
-        if state.spec != self.spec or state.made_by.get("plan") != _json(self.plan):
+        same = state.spec == self.spec and state.made_by.get("plan") == _json(self.plan)
+        if not same or "best" not in state.made_by:
             raise InvalidFileError(
                 f"{self.last_path} was made with other options.", "Resume with the options of the first run."
             )
@@ -187,6 +193,11 @@ class _Run:
         loss = self._loss(logits, truth)
         if auxiliary is not None:
             loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, truth)
+        if not torch.isfinite(loss):
+            raise InvalidRequestError(
+                f"the training has diverged: the loss is {float(loss.detach())}.",
+                f"Start anew with --learning-rate below {self.plan.learning_rate:g}.",
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()

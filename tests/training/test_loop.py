@@ -286,7 +286,7 @@ def test_median_weights_come_from_the_training_masks(
 
     monkeypatch.setattr(losses, "cross_entropy", spy)
     for class_weights in ("median", "none"):
-        train(data, tmp_path, spec=spec(), plan=plan(epochs=1, batch=8, class_weights=class_weights))
+        train(data, tmp_path / class_weights, spec=spec(), plan=plan(epochs=1, batch=8, class_weights=class_weights))
     truths = np.stack([np.array(Image.open(sample.mask)) for sample in data.train])
     pixels = np.array([(truths == index).sum() for index in (0, 1)])
     weighted, plain = seen
@@ -455,10 +455,21 @@ def test_resuming_a_finished_run_changes_nothing(data: dataset.Dataset, tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.glob("unet*")} == before
 
 
-def test_a_fresh_run_starts_a_fresh_log(data: dataset.Dataset, tmp_path: Path) -> None:
-    for _ in range(2):
+def test_an_earlier_run_is_not_written_over(data: dataset.Dataset, tmp_path: Path) -> None:
+    """A forgotten --resume must not cost a night of training."""
+    train(data, tmp_path, spec=spec(), plan=plan(epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("unet*")}
+    with pytest.raises(InvalidRequestError, match="would be lost") as caught:
         train(data, tmp_path, spec=spec(), plan=plan(epochs=1))
-    assert [line["epoch"] for line in log_of(tmp_path)] == [1]
+    assert "--resume" in caught.value.remedy
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("unet*")} == before
+
+
+def test_a_run_that_diverges_ends_with_a_remedy(data: dataset.Dataset, tmp_path: Path) -> None:
+    """A network of NaN trains on for hours and draws one class."""
+    with pytest.raises(InvalidRequestError, match="diverged") as caught:
+        train(data, tmp_path, spec=spec(), plan=plan(epochs=9, learning_rate=1e30))
+    assert "--learning-rate" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
