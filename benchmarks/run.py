@@ -20,7 +20,7 @@ from segdeploy.benchmarks import machine
 
 ENGINES = ("ort:fp32", "torch:fp32")
 RUNS = 30
-FULL_SIZE_RUNS = 20
+FULL_SIZE_RUNS = 10
 SCHEMA = 1
 
 

@@ -177,13 +177,15 @@ def _in_one_line(text: str) -> str:
 def _require_file(path: Path) -> None:
     name = _in_one_line(str(path))
     try:
-        kind = path.stat().st_mode
+        facts = path.stat()
     except PermissionError as error:
         _refuse(path, "no permission to look into its folder", "Give this user the right to enter the folder.", error)
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{name} does not exist.", "Give the path of an image.") from error
-    if not stat.S_ISREG(kind):
+    if not stat.S_ISREG(facts.st_mode):
         raise InvalidRequestError(f"{name} is no file.", "Give the path of an image.")
+    if not facts.st_size:
+        raise InvalidFileError(f"{name} cannot be read: the file is empty.", "Bring the image again.")
 
 
 def _open(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
@@ -191,7 +193,7 @@ def _open(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
     Image.init()
     file.seek(0)
     start = file.read(16)
-    reasons = ["its content is no image of a known format" if start else "it is empty"]
+    reasons = ["its content is no image of a known format"]
     for name, suffixes in _SUFFIXES.items():
         factory, accepts = Image.OPEN.get(name, (None, None))
         known = accepts(start) if accepts else suffix in suffixes  # only TGA has no mark of its own

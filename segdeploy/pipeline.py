@@ -26,7 +26,7 @@ EXPORTS = Path("export")
 CHECKPOINTS = Path("checkpoints")
 PACKAGED = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "unet"
-PROOF_IMAGES = 8  # of the packaged ones, on every export; `parity` takes all of a folder
+PROOF_IMAGES = {"packaged": 8, "file": 8, "random": 1}  # on every export; `parity` takes all of a folder
 RANDOM_SIZE = (360, 480)
 RANDOM_SEED = 0
 RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
@@ -97,7 +97,8 @@ def _known_graph(model: str | None) -> Artifact | None:
 
 
 def _newest_export() -> str | None:
-    manifests = [artifact.read_manifest(path.with_suffix("")) for path in EXPORTS.glob("*.fp32.onnx.json")]
+    graphs = [path for path in EXPORTS.glob("*.fp32.onnx") if artifact.manifest_path(path).is_file()]
+    manifests = [artifact.read_manifest(path) for path in graphs]
     newest = max(manifests, key=lambda manifest: manifest.made_at, default=None)
     return None if newest is None else newest.spec.model
 
@@ -143,15 +144,29 @@ def weights_for(
 
 def origin(graph: Artifact) -> Artifact:
     """The checkpoint a graph was made from, once it is still the same file."""
-    weights = graph.made_by["weights"]
-    base = PACKAGED if weights["kind"] == "packaged" else graph.path.parent
-    found = checkpoint.read(base / weights["path"])
-    if found.sha256 != weights["sha256"]:
+    with _as_it_was_written(graph):
+        weights = graph.made_by["weights"]
+        base = PACKAGED if weights["kind"] == "packaged" else graph.path.parent
+        path, sha256 = base / weights["path"], weights["sha256"]
+    found = checkpoint.read(path)
+    if found.sha256 != sha256:
         raise InvalidFileError(
             f"{found.path} is no longer the checkpoint that {graph.path} was made from.",
             f"Export again: segdeploy export --model {graph.spec.model}",
         )
     return found
+
+
+@contextlib.contextmanager
+def _as_it_was_written(graph: Artifact) -> Iterator[None]:
+    """Manifests are text, and people edit text."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidFileError(
+            f"{artifact.manifest_path(graph.path)} is not as segdeploy wrote it: {error!r}.",
+            f"Export again: segdeploy export --model {graph.spec.model}",
+        ) from error
 
 
 def packaged_images() -> list[Path]:
@@ -186,7 +201,7 @@ def export(
         path = EXPORTS / f"{model}.fp32{suffix}.onnx"
         graph = to_onnx(network, spec, path, weights=source.described_for(EXPORTS))
         done()
-    pictures = _pictures(data) if data is not None else _pictures(None)[:PROOF_IMAGES]
+    pictures = _pictures(data) if data is not None else _pictures(None)[: PROOF_IMAGES[source.kind]]
     proven, report = _prove(graph, engines.DEFAULT, pictures, device="cpu", watch=watch)
     _require_passed(report, proven)
     return proven
@@ -360,10 +375,10 @@ def _stored_agreement(file: Artifact, engine: Engine) -> dict[str, Any]:
     """What `parity` measured of this file in this runtime; null with the reason where it did not."""
     if file.kind == "checkpoint":
         return {"agreement": 1.0, "agreement_reason": "PyTorch is the reference"}
-    stages = (file.parity or {}).get("stages", [])
-    for stage in stages:
-        if stage["name"] == "engine" and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
-            return {"agreement": stage["agreement"], "agreement_reason": None}
+    with _as_it_was_written(file):
+        for stage in (file.parity or {"stages": []})["stages"]:
+            if stage["name"] == "engine" and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
+                return {"agreement": stage["agreement"], "agreement_reason": None}
     return {"agreement": None, "agreement_reason": f"not measured for {engine.runtime} on {engine.device}: run parity"}
 
 

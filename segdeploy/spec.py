@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
+SPEC_KEY = "segdeploy.spec"  # where a graph carries its Spec
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 _CHANNELS = 3

@@ -1,8 +1,10 @@
 """What the verbs find, what they make when it is missing, and what they refuse."""
 
+import copy
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,23 @@ def test_a_graph_that_was_changed_is_refused(work: Path) -> None:
         pipeline.open("unet")
 
 
+@pytest.mark.parametrize("changed", ["spec", "made_by", "parity"])
+def test_a_manifest_that_was_edited_is_refused(work: Path, changed: str) -> None:
+    """Other colours, other classes or a proof that is none: text that people edit."""
+    path = work / "export" / "unet.fp32.onnx.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    edits = {"spec": {**document["spec"], "height": 128}, "made_by": {}, "parity": {"stages": [3]}}
+    path.write_text(json.dumps({**document, changed: edits[changed]}), encoding="utf-8")
+    verbs: dict[str, Callable[[], object]] = {
+        "spec": lambda: pipeline.open("unet"),
+        "made_by": lambda: pipeline.parity("unet"),
+        "parity": lambda: pipeline.bench("unet", runs=1),
+    }
+    with pytest.raises(InvalidFileError) as caught:
+        verbs[changed]()
+    assert "segdeploy export --model unet" in caught.value.remedy
+
+
 def test_an_export_that_is_another_network_ends_in_a_failed_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,10 +125,13 @@ def test_an_export_that_is_another_network_ends_in_a_failed_gate(
 
     honest = to_onnx.to_graph
 
-    def shifted(network: Any, spec: Spec) -> Any:  # noqa: ANN401 - a planted fault
-        return honest(network, dataclasses.replace(spec, mean=(0.9, 0.9, 0.9)))
+    def of_bgr(network: Any, spec: Spec) -> Any:  # noqa: ANN401 - a planted fault
+        swapped = copy.deepcopy(network)
+        first = swapped.down[0][0].conv
+        first.weight = torch.nn.Parameter(first.weight.flip(1))
+        return honest(swapped, spec)
 
-    monkeypatch.setattr(to_onnx, "to_graph", shifted)
+    monkeypatch.setattr(to_onnx, "to_graph", of_bgr)
     with pytest.raises(GateFailedError, match="'graph' on"):
         pipeline.export("unet")
     manifest = artifact.read(tmp_path / "export" / "unet.fp32.onnx")

@@ -10,7 +10,7 @@ import numpy as np
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import ClassMaps, Engine, Images, missing, unknown_device
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import SPEC_KEY, Precision, Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,14 @@ class OrtEngine(Engine):
         self._session = session
 
     def _classify(self, batch: Images) -> ClassMaps:
-        found: NDArray[Any] = self._session.run(None, {"images": batch})[0]
+        try:
+            found: NDArray[Any] = self._session.run(None, {"images": batch})[0]
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
+            reason = str(error).splitlines()[0]
+            raise InvalidFileError(
+                f"ONNX Runtime failed on a batch of {len(batch)}: {reason}",
+                "Give a smaller batch or fewer threads, or export the graph again.",
+            ) from error
         return found if found.dtype == np.uint8 else found.argmax(axis=1).astype(np.uint8)  # a graph of logits
 
     def close(self) -> None:
@@ -68,6 +75,11 @@ def open(  # noqa: A001 - the name every engine module has
     # ONNX Runtime lists CUDA even where it cannot load it, and falls back without a word: ask the session.
     if session.get_providers()[0] != provider:
         raise _no_cuda(f"the session runs on {session.get_providers()[0]}")
+    if session.get_modelmeta().custom_metadata_map.get(SPEC_KEY) != artifact.spec.to_json():
+        raise InvalidFileError(
+            f"{artifact.path} carries another Spec than its manifest.",
+            f"Export it again: segdeploy export --model {artifact.spec.model}",
+        )
     return OrtEngine(session, artifact.spec, device=device, delivered=artifact.precision)
 
 

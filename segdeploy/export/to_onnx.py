@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segdeploy import artifact, models
 from segdeploy._version import __version__
 from segdeploy.checkpoint import missing_torch
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import SPEC_KEY, Precision, Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from segdeploy.models._blocks import Network
 
 OPSET = 20  # the newest that ONNX Runtime, OpenVINO and TensorRT-RTX all take and torch 2.13 writes
-SPEC_KEY = "segdeploy.spec"
 WRAPPER = "network."  # the name of the network inside its deployed form
 
 

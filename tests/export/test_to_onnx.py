@@ -14,7 +14,7 @@ from segdeploy import artifact, models
 from segdeploy.errors import InvalidRequestError
 from segdeploy.export import to_onnx as export
 from segdeploy.models._blocks import Network
-from segdeploy.spec import Spec
+from segdeploy.spec import SPEC_KEY, Spec
 
 SIZE = (48, 60)
 CLASSES = tuple(f"class_{index}" for index in range(5))
@@ -90,7 +90,7 @@ def test_carries_its_spec_and_names_its_nodes_for_the_modules(exported: Any) -> 
     network, graph = exported
     model = onnx.load(graph.path)
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    assert Spec.from_json(properties[export.SPEC_KEY]) == graph.spec
+    assert Spec.from_json(properties[SPEC_KEY]) == graph.spec
     names = [node.name for node in model.graph.node]
     assert len(names) == len(set(names))
     modules = dict(network.named_modules())
