@@ -4,9 +4,8 @@ import copy
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,9 @@ import torch
 from segdeploy import artifact, checkpoint, models, pipeline
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "nuclei"
 
