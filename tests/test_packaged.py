@@ -94,6 +94,6 @@ def test_the_engine_reaches_the_score_that_training_noted(
 
 
 def test_the_examples_name_the_classes_of_the_weights() -> None:
-    rows = list(csv.reader((EXAMPLES / "classes.csv").open(encoding="utf-8")))
+    rows = list(csv.reader((EXAMPLES / "classes.csv").read_text(encoding="utf-8").splitlines()))
     spec = checkpoint.read(pipeline.PACKAGED / "unet.safetensors").spec
     assert [(row[0], tuple(map(int, row[1:]))) for row in rows] == list(zip(spec.classes, spec.colours, strict=True))

@@ -64,7 +64,8 @@ def bgr(network: Network) -> None:
 
 
 def twice_the_scale(network: Network) -> None:
-    layer = [module for module in network.modules() if isinstance(module, _blocks.ConvNorm)][-1]
+    layers = [module for module in network.modules() if isinstance(module, _blocks.ConvNorm)]
+    layer = layers[len(layers) // 2]  # the last one's scale is the scale of the logits: it hardly moves a mask
     layer.fold()
     for parameter in layer.get_submodule("conv").parameters():
         parameter.data.mul_(2)
