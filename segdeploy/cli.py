@@ -337,7 +337,9 @@ def evaluate(*, model: str | None, engine: str, device: str, data: Path, as_json
     report = pipeline.evaluate(model, data=data, engine=engine, device=device, watch=_watch)
     each = [f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in report["classes"].items()]
     accuracy = f"pixel accuracy {report['pixel_accuracy']:.4f}" if report["pixel_accuracy"] is not None else "no pixels"
-    head = f"{report['model']} in {report['runtime']}, {report['images']} images: {_miou(report['miou'])}, {accuracy}"
+    untrained = " (RANDOM weights)" if report["random_weights"] else ""
+    where = f"{report['model']}{untrained} in {report['runtime']}, {report['images']} images"
+    head = f"{where}: {_miou(report['miou'])}, {accuracy}"
     _print(report, as_json=as_json, lines=[head, *each])
 
 
@@ -380,7 +382,7 @@ def inspect(*, path: Path, as_json: bool) -> None:
     from segdeploy import pipeline
 
     report = pipeline.inspect(path)
-    _print(report, as_json=as_json, lines=[f"{key}: {_short(value)}" for key, value in report.items()])
+    _print(report, as_json=as_json, lines=list(_outline(report)))
 
 
 @cli.command(short_help="The networks, their options, the weights at hand.")
@@ -489,6 +491,17 @@ def _miou(value: float | None) -> str:
     return "no mIoU" if value is None else f"mIoU {value:.4f}"
 
 
+def _outline(value: Any, indent: str = "") -> Iterator[str]:  # noqa: ANN401 - any JSON value
+    """Nested facts, a line each; what holds no further mapping stays on its line."""
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in pairs:
+        if isinstance(inner, Mapping) or (isinstance(inner, list) and any(isinstance(item, Mapping) for item in inner)):
+            yield f"{indent}{key}:"
+            yield from _outline(inner, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {_short(inner)}"
+
+
 def _short(value: Any) -> str:  # noqa: ANN401 - any JSON value
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 160 else f"{text[:157]}..."  # noqa: PLR2004 - two lines of a terminal
@@ -497,13 +510,17 @@ def _short(value: Any) -> str:  # noqa: ANN401 - any JSON value
 def _parity_line(report: Mapping[str, Any]) -> str:
     if not report:
         return ""
-    untrained = "" if report["gated"] else " (random weights: measured, not judged)"
     verdict = "proven" if report["passed"] else f"NOT the same from {report['first_failing_stage']} on"
-    return f"{verdict}{untrained}: {report['model']} on {report['images']} images, to the {report['proven_to']}"
+    if not report["gated"]:
+        verdict = "measured, not judged (random weights)"
+    images = "1 image" if report["images"] == 1 else f"{report['images']} images"
+    return f"{verdict}: {report['model']} on {images}, to the {report['proven_to']}"
 
 
 def _parity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich table
-    table = _table("stage", "runtime", "agreement", "near-ties", "pool ties", "unexplained", "mIoU change", "verdict")
+    table = _table(
+        "stage", "runtime", "agreement", "near-ties", "pool ties", "unexplained", "mIoU change, points", "verdict"
+    )
     for stage in report["stages"]:
         shares = [f"{stage[key]:.4%}" for key in ("agreement", "near_ties", "pool_ties", "unexplained")]
         change = "-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}"
@@ -538,7 +555,8 @@ def _table(*columns: str) -> Any:  # noqa: ANN401 - a rich table
 def _infer_lines(report: Mapping[str, Any]) -> list[str]:
     counts = f"{report['done']} done, {len(report['failed'])} failed, {report['skipped']} skipped (no images by name)"
     speed = f"{report['seconds']:.1f} s, {report['images_per_s']:.1f} images/s"
-    engine = f"{report['model']} in {report['runtime']}:{report['precision']} on {report['device']}"
+    untrained = " (RANDOM weights: the masks mean nothing)" if report["random_weights"] else ""
+    engine = f"{report['model']}{untrained} in {report['runtime']}:{report['precision']} on {report['device']}"
     lines = [f"{counts}: {report['out']}", f"{engine}, {speed}"]
     if report["done"]:
         split = ", ".join(f"{step} {ms:.1f}" for step, ms in report["cpu_ms_per_image"].items())

@@ -77,6 +77,11 @@ def classes_of(data: Dataset, *, ignore_index: int) -> tuple[tuple[str, ...], tu
     if table.is_file():
         return _read_classes(table)
     highest = max(_highest(sample.mask, ignore_index) for sample in (*data.train, *data.val))
+    if highest == 0:
+        raise InvalidRequestError(
+            f"the masks of {data.root} hold one class, 0, and {ignore_index}, which is ignored.",
+            "Write the second class as 1 (0/255 masks: divide by 255), or name the classes in classes.csv.",
+        )
     names = tuple(f"class_{index}" for index in range(highest + 1))
     return names, tuple(palettes.default_colours(len(names)))
 

@@ -56,12 +56,12 @@ _LOW_BYTE = {
 } | {"LA;16B": "ARGB"}
 
 
-def read(path: Path) -> UInt8:
+def read(path: Path | str) -> UInt8:
     """(H0, W0, 3) RGB of the first frame, upright by its EXIF orientation; alpha is dropped, 16 bits divided by 257.
 
     Raise InvalidRequestError for a path that is no file, InvalidFileError for a file that gives no whole image.
     """
-    return _decoded(path, _to_rgb)
+    return _decoded(Path(path), _to_rgb)
 
 
 def read_mask(path: Path) -> UInt8:
@@ -104,13 +104,14 @@ def mask_png(class_map: UInt8, colours: Colours) -> bytes:
 
 
 def overlay(photo: UInt8, class_map: UInt8, colours: Colours, *, opacity: float = 0.5) -> UInt8:
-    """(H0, W0, 3) photo and (H0, W0) class map -> the photo tinted with the colours."""
-    share = round(opacity * 256)  # 8-bit fixed point: 255 * 256 + 128 still fits 16 bits
-    tint = _palette(colours) * np.uint16(share) + np.uint16(128)
+    """(H0, W0, 3) photo and (H0, W0) class map -> the photo tinted with the colours, but where a class is black."""
+    palette = _palette(colours)
+    share = palette.any(axis=1, keepdims=True) * np.uint16(round(opacity * 256))  # 255 * 256 + 128 fits 16 bits
+    tint, kept = palette * share + np.uint16(128), np.uint16(256) - share
     tinted = np.empty_like(photo)
     rows = 16  # three times as fast as whole images: the 16-bit sums stay in the cache
     for top in range(0, len(photo), rows):
-        band = photo[top : top + rows] * np.uint16(256 - share)
+        band = photo[top : top + rows] * kept.take(class_map[top : top + rows], axis=0)
         band += tint.take(class_map[top : top + rows], axis=0)
         tinted[top : top + rows] = band >> 8
     return tinted

@@ -53,9 +53,9 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     `model` is a name, the path of a graph, or None for the newest export; a graph that is missing is made and proven.
     """
     runtime, precision = engines.parse(engine)
-    return engines.open_engine(
-        file_for(model, runtime, precision, watch=watch), runtime=runtime, device=device, threads=threads
-    )
+    file = file_for(model, runtime, precision, watch=watch)
+    _require_not_refuted(file)
+    return engines.open_engine(file, runtime=runtime, device=device, threads=threads)
 
 
 def file_for(model: str | None, runtime: str, precision: Precision, *, watch: Watch = silent) -> Artifact:
@@ -86,6 +86,11 @@ def _known_graph(model: str | None) -> Artifact | None:
         return None if newest is None else _known_graph(newest)
     if model.endswith(".onnx"):
         return artifact.read(Path(model))
+    if model.endswith(".safetensors") or os.sep in model:
+        raise InvalidRequestError(
+            f"{model} is no graph: --model takes a name or a .onnx file.",
+            f"Export it first: segdeploy export --model NAME --weights {model}",
+        )
     models.require(model)
     path = EXPORTS / f"{model}.fp32.onnx"
     if not path.is_file():
@@ -129,7 +134,9 @@ def weights_for(
     if given == "random":
         return Weights("random", _random_checkpoint(model, options or {}, size or RANDOM_SIZE))
     if options:
-        raise InvalidRequestError("--option rebuilds a network; trained weights have theirs.", "Leave --option out.")
+        raise InvalidRequestError(
+            "--option builds a new network; trained weights have theirs.", "Leave it out, or add --weights random."
+        )
     trained, packaged = CHECKPOINTS / f"{model}.safetensors", PACKAGED / f"{model}.safetensors"
     if given is not None:
         return Weights("file", _of_model(checkpoint.read(Path(given)), model))
@@ -261,13 +268,20 @@ def _prove(
     return graph, report
 
 
+def _require_not_refuted(file: Artifact) -> None:
+    """A graph that failed its proof can be looked into and timed, but draws no masks for anybody."""
+    if file.parity is not None:
+        with _as_it_was_written(file):
+            _require_passed(file.parity, file)
+
+
 def _require_passed(report: Mapping[str, Any], graph: Artifact) -> None:
     if report["passed"] or not report["gated"]:
         return
     stage = next(stage for stage in report["stages"] if stage["name"] == report["first_failing_stage"])
     raise GateFailedError(
         f"{graph.path} does not draw PyTorch's masks from the stage {stage['name']!r} on: {stage['reason']}.",
-        f"See all of it: segdeploy parity --model {graph.spec.model}",
+        f"Give another --size, or look closer: segdeploy parity --model {graph.spec.model} --data DIR",
     )
 
 
@@ -298,6 +312,7 @@ def evaluate(
         "delivered": opened.delivered,
         "device": opened.device,
         "sha256": file.sha256,
+        "random_weights": _is_random(file),
         "data": str(data),
         "images": len(samples),
         **accuracy.report(counts, file.spec),
@@ -409,6 +424,7 @@ def infer(
     sources, skipped = folder.find(inputs, leave_out=out)
     runtime, precision = engines.parse(engine)
     file = file_for(model, runtime, precision, watch=watch)
+    _require_not_refuted(file)
     threads = 1 if engines.modules()[runtime].CONCURRENT else None
     with (
         engines.open_engine(file, runtime=runtime, device=device, threads=threads) as opened,
@@ -424,6 +440,7 @@ def infer(
         "precision": precision,
         "delivered": opened.delivered,
         "file": str(file.path),
+        "random_weights": _is_random(file),
     }
 
 
@@ -447,6 +464,10 @@ def train(
     from segdeploy.training import loop
 
     return loop.train(labelled, spec, plan, out, resume=resume, progress=progress)
+
+
+def _is_random(file: Artifact) -> bool:
+    return file.made_by.get("command") == "random" or file.made_by.get("weights", {}).get("kind") == "random"
 
 
 def _pictures(data: Path | None) -> "list[Picture]":

@@ -160,7 +160,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("export --model unet --size 60000x60000", 2, "the network size 60000x60000 is above 67,108,864 pixels"),
         ("export --model unet --size 8x8", 2, "UNet takes at least 16x16 pixels, not 8x8"),
         ("export --model unet --option multiplier", 2, "'multiplier' is not KEY=VALUE"),
-        ("export --model unet --option multiplier=1", 2, "--option rebuilds a network"),
+        ("export --model unet --option multiplier=1", 2, "--option builds a new network"),
         ("export --model unet --weights random --option colour=1", 2, "unet has no option colour"),
         ("export --model unet --weights random --option multiplier=much", 2, "multiplier='much' is not a number"),
         ("export --model unet --weights random --option multiplier=0", 2, "multiplier 0 is not"),

@@ -36,10 +36,9 @@ def test_without_lists_every_tenth_image_validates(tmp_path: Path) -> None:
 
 
 def test_one_image_is_enough_to_score(tmp_path: Path) -> None:
-    """`eval` needs no training images, and its folder may have no classes.csv."""
+    """`eval` needs no training images."""
     data = dataset.open_folder(folder(tmp_path, "only.png"))
     assert (named(data.train), named(data.val)) == ([], ["only.png"])
-    assert dataset.classes_of(data, ignore_index=255)[0] == ("class_0",)
 
 
 def test_lists_are_taken_in_their_order(tmp_path: Path) -> None:
@@ -177,10 +176,14 @@ def test_the_ignored_index_is_no_class(tmp_path: Path) -> None:
     assert len(dataset.classes_of(data, ignore_index=255)[0]) == 12
 
 
-def test_masks_that_are_ignored_everywhere_leave_one_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize("indices", [(0, 255), (255, 255), (0, 0)])
+def test_masks_of_one_class_are_refused(tmp_path: Path, indices: tuple[int, int]) -> None:
+    """0/255 masks, the commonest of all, would train a network of one class that is always right."""
     folder(tmp_path, "a.png")
-    mask(tmp_path / "masks/a.png", 255, 255)
-    assert dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)[0] == ("class_0",)
+    mask(tmp_path / "masks/a.png", *indices)
+    with pytest.raises(InvalidRequestError, match="one class") as caught:
+        dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)
+    assert "divide by 255" in caught.value.remedy
 
 
 def test_truth_holds_the_networks_classes_and_the_ignored_index(tmp_path: Path) -> None:

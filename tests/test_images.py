@@ -587,7 +587,7 @@ def test_a_mask_of_a_view_is_the_view() -> None:
 @given(st.floats(0, 1))
 def test_an_overlay_is_the_mean_of_photo_and_colour(opacity: float) -> None:
     """Opacity is rounded to a 256th, half of that of 255 levels; then comes the rounding to a level."""
-    photo, class_map = noise(35, 20), noise(35, 20, 1)[..., 0]
+    photo, class_map = noise(35, 20), np.maximum(noise(35, 20, 1)[..., 0], 1)
     colours = palettes.default_colours(256)
     exact = photo * (1 - opacity) + np.array(colours)[class_map] * opacity
     tinted = images.overlay(photo, class_map, colours, opacity=opacity)
@@ -595,8 +595,14 @@ def test_an_overlay_is_the_mean_of_photo_and_colour(opacity: float) -> None:
     assert np.abs(tinted - exact).max() <= 1.0
 
 
+def test_a_black_class_leaves_the_photograph_as_it_is() -> None:
+    """Backgrounds are black in most palettes; a darkened photograph hides what the mask missed."""
+    photo = noise(6, 6)
+    assert np.array_equal(images.overlay(photo, np.zeros((6, 6), np.uint8), [(0, 0, 0), RED]), photo)
+
+
 def test_the_ends_of_opacity_are_exact() -> None:
-    photo, class_map = noise(5, 7), noise(5, 7, 1)[..., 0]
+    photo, class_map = noise(5, 7), np.maximum(noise(5, 7, 1)[..., 0], 1)
     colours = palettes.default_colours(256)
     assert np.array_equal(images.overlay(photo, class_map, colours, opacity=0), photo)
     assert np.array_equal(images.overlay(photo, class_map, colours, opacity=1), np.array(colours)[class_map])

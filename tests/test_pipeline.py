@@ -139,6 +139,10 @@ def test_an_export_that_is_another_network_ends_in_a_failed_gate(
     manifest = artifact.read(tmp_path / "export" / "unet.fp32.onnx")
     assert manifest.parity is not None
     assert not manifest.parity["passed"]
+    with pytest.raises(GateFailedError):
+        pipeline.infer([str(EXAMPLES / "images")], model="unet")
+    assert not (tmp_path / "masks").exists()
+    assert pipeline.bench("unet", runs=1)["rows"][0]["agreement"] < 1
 
 
 def test_another_size_is_exported_and_every_engine_takes_it(work: Path) -> None:

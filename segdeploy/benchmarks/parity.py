@@ -72,8 +72,8 @@ class Reference:
         with _pooled_maps(self.single) as single, _pooled_maps(self.double) as double:
             logits, _ = self._logits(image)
         reached = torch.zeros(logits.shape[1:], dtype=torch.bool)
-        for x, exact, reach in zip(single, double, self.network.pooling_reaches(), strict=True):
-            tied = F.interpolate(_tied_windows(x, exact).float(), size=tuple(reached.shape), mode="nearest")
+        for level, (x, exact, reach) in enumerate(zip(single, double, self.network.pooling_reaches(), strict=True)):
+            tied = _enlarged(_tied_windows(x, exact).float(), 2 ** (level + 1), reached.shape)
             reached |= F.max_pool2d(tied, 2 * reach + 1, stride=1, padding=reach)[0, 0].bool()
         return reached.numpy()
 
@@ -232,7 +232,15 @@ def _pooled_maps(module: torch.nn.Module) -> Iterator[list[Tensor]]:
 def _tied_windows(x: Tensor, exact: Tensor) -> Tensor:
     """(1, C, H, W) twice -> (1, 1, h, w): windows in which two positions are closer than the arithmetic is exact."""
     error = float((x.double() - exact).abs().max())
-    windows = space_to_depth(x[..., : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2])
+    even = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=-torch.inf)  # what is not there ties with nothing
+    windows = space_to_depth(even)
     best = torch.stack(windows.chunk(4, dim=1)).topk(2, dim=0).values
     tied = (best[0] - best[1] < 2 * error) & (best[0] != 0)  # a zero is a zero wherever it is put
     return tied.any(dim=1, keepdim=True)
+
+
+def _enlarged(windows: Tensor, factor: int, size: torch.Size) -> Tensor:
+    """(1, 1, h, w) -> (1, 1, *size): every window over the pixels it stands for."""
+    full = windows.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    H, W = size
+    return F.pad(full, (0, max(0, W - full.shape[3]), 0, max(0, H - full.shape[2])))[..., :H, :W]

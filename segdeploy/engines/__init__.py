@@ -41,7 +41,7 @@ def parse(text: str) -> tuple[str, Precision]:
     if precision not in {known.value for known in Precision}:
         raise InvalidRequestError(
             f"there is no precision {precision!r}.",
-            f"Choose [RUNTIME:]PRECISION with one of {', '.join(known.value for known in Precision)}.",
+            "Give [RUNTIME:]PRECISION, such as fp32 or ort:fp32.",
         )
     return runtime, Precision(precision)
 

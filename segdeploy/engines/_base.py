@@ -29,9 +29,12 @@ class Engine(abc.ABC):
         self.spec = spec
         self.device = device
         self.delivered = delivered
+        self._closed = False
 
     def classify(self, batch: Images, out: ClassMaps | None = None) -> ClassMaps:
         """uint8 RGB (N, H, W, 3) at network size -> class maps (N, H', W'), into `out` where it is given."""
+        if self._closed:
+            raise InvalidRequestError("this engine is closed.", "Open another, and use it inside its `with` block.")
         expected = (self.spec.height, self.spec.width, 3)
         if batch.dtype != np.uint8 or batch.ndim != len(expected) + 1 or batch.shape[1:] != expected:
             raise InvalidRequestError(
@@ -53,8 +56,13 @@ class Engine(abc.ABC):
     def _classify(self, batch: Images) -> ClassMaps: ...
 
     @abc.abstractmethod
+    def _release(self) -> None: ...
+
     def close(self) -> None:
-        """Let go of the network; called by leaving the `with` block."""
+        """Let go of the network; called by leaving the `with` block. Closing twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._release()
 
     def __enter__(self) -> Self:
         return self

@@ -46,7 +46,7 @@ class OrtEngine(Engine):
             ) from error
         return found if found.dtype == np.uint8 else found.argmax(axis=1).astype(np.uint8)  # a graph of logits
 
-    def close(self) -> None:
+    def _release(self) -> None:
         del self._session
 
 

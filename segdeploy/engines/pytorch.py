@@ -35,7 +35,7 @@ class TorchEngine(Engine):
             class_maps: ClassMaps = self._deployed(torch.tensor(batch, device=self.device)).cpu().numpy()
         return class_maps
 
-    def close(self) -> None:
+    def _release(self) -> None:
         del self._deployed
 
 

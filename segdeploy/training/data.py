@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from segdeploy import dataset, images
+from segdeploy.errors import InvalidRequestError
 from segdeploy.spec import Spec
 
 LARGEST_CACHE = 2_000_000_000  # bytes of decoded pairs kept in memory; larger data sets are read again every epoch
@@ -24,6 +25,12 @@ class Augmentation:
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.75, 1.5)
     flip_vertically: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise InvalidRequestError(
+                f"the scale range {self.scale[0]:g} to {self.scale[1]:g} is empty.", "Give the smaller number first."
+            )
 
 
 class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):

@@ -76,10 +76,15 @@ class _Run:
         self.log_path = out / f"{spec.model}.log.jsonl"
         self.best = -math.inf
         _require(plan.device)
+        if not data.train:
+            raise InvalidRequestError(
+                f"{data.root} has no training images: every one of them validates.",
+                "List fewer in val.txt, or bring more images.",
+            )
         if plan.batch > len(data.train):
             raise InvalidRequestError(
                 f"{len(data.train)} training images do not fill one batch of {plan.batch}.",
-                f"Give --batch {max(1, len(data.train))} or less, or more images.",
+                f"Give --batch {len(data.train)} or less, or more images.",
             )
         torch.manual_seed(plan.seed)
         self.network = models.rebuild(spec)
@@ -112,10 +117,10 @@ class _Run:
                 "Leave --resume out to start, or name the folder of the first run with --out.",
             )
         state = checkpoint.read(self.last_path)
-        same = state.spec == self.spec and state.made_by.get("plan") == _json(self.plan)
-        if not same or "best" not in state.made_by:
+        if different := _differences(state, self.spec, self.plan):
             raise InvalidFileError(
-                f"{self.last_path} was made with other options.", "Resume with the options of the first run."
+                f"{self.last_path} was made with other options: {different}.",
+                "Resume with the options of the first run.",
             )
         tensors = checkpoint.tensors(self.last_path)
         momentum = {
@@ -240,6 +245,15 @@ def _require(device: str) -> None:
             f"device {device} was asked for, and PyTorch {torch.__version__} sees no GPU.",
             "Give --device cpu, or install the PyTorch build of your CUDA.",
         )
+
+
+def _differences(state: artifact.Artifact, spec: Spec, plan: Plan) -> str:
+    """`epochs 4, now 2; ...`: what keeps a run from being resumed."""
+    if "best" not in state.made_by:
+        return "it is no file of --resume"
+    before = {**dataclasses.asdict(state.spec), **state.made_by.get("plan", {})}
+    now = {**dataclasses.asdict(spec), **_json(plan)}
+    return "; ".join(f"{key} {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key])
 
 
 def _json(plan: Plan) -> Any:  # noqa: ANN401 - a JSON value
