@@ -558,7 +558,7 @@ def doctor() -> dict[str, Any]:
 
 
 def _check(name: str, module: engines.EngineModule) -> dict[str, Any]:
-    installed = engines.installed(module)
+    installed = engines.installed(module.PACKAGES)
     clash = len(installed) > 1
     fields = {"name": f"engine {name}", "clash": clash}
     if clash:

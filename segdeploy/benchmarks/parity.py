@@ -163,11 +163,12 @@ def prove(
         tied_pixels += int(np.count_nonzero(tied))
         pixels += tied.size
         band = metrics.boundary_band(expected)
+        moved_by_pool = functools.cache(functools.partial(reference.pool_ties, image))  # asked for by few pictures
         for tally in tallies:
             if tally.stage.engine is None:
                 continue
             found = tally.stage.engine.classify(image[None])[0]
-            tally.add(found != expected, band, tied, functools.partial(reference.pool_ties, image))
+            tally.add(found != expected, band, tied, moved_by_pool)
             tally.counts += 0 if truth is None else accuracy.against(truth, found, spec)
         done()
     reports = [tally.report(tied_pixels / pixels, truth_of_reference, spec, limits) for tally in tallies]

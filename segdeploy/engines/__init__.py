@@ -1,12 +1,11 @@
 """The runtimes: one public file each, found by listing the folder (a leading underscore is no engine)."""
 
 import importlib
-import importlib.metadata
 import pkgutil
 from typing import cast
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import Engine, EngineModule
+from segdeploy.engines._base import Engine, EngineModule, installed
 from segdeploy.errors import InvalidRequestError
 from segdeploy.spec import Precision
 
@@ -20,12 +19,6 @@ def modules() -> dict[str, EngineModule]:
     files = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     found = [cast("EngineModule", importlib.import_module(f"{__name__}.{name}")) for name in files]
     return {module.RUNTIME: module for module in found}
-
-
-def installed(module: EngineModule) -> list[str]:
-    """Which of the distributions that bring a runtime are installed; two of them overwrite each other."""
-    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
-    return [package for package in module.PACKAGES if package in found]
 
 
 def names() -> list[str]:

@@ -1,6 +1,7 @@
 """One life cycle for every runtime: a public check, then a private act."""
 
 import abc
+import importlib.metadata
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
@@ -87,10 +88,15 @@ class EngineModule(Protocol):
     def devices(self) -> list[str]: ...
 
 
-def missing(package: str, extra: str, error: ImportError) -> MissingRuntimeError:
-    reason = f": {error}" if error.name != package.replace("-", "_") else ""
+def installed(packages: tuple[str, ...]) -> list[str]:
+    """Which of the distributions that bring a runtime are installed; two of them overwrite each other."""
+    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
+    return [package for package in packages if package in found]
+
+
+def missing(package: str, extra: str) -> MissingRuntimeError:
     return MissingRuntimeError(
-        f"{package} is not installed or does not load{reason}.", f"Install it: pip install 'segdeploy[{extra}]'"
+        f"{package} is not installed or does not load.", f"Install it: pip install 'segdeploy[{extra}]'"
     )
 
 

@@ -1,6 +1,5 @@
 """ONNX Runtime, on the CPU (the default that needs nothing) or on CUDA."""
 
-import importlib.metadata
 import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, missing, unknown_device
+from segdeploy.engines._base import ClassMaps, Engine, Images, installed, missing, unknown_device
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -89,12 +88,12 @@ def import_runtime() -> ModuleType:
 
         onnxruntime.InferenceSession  # noqa: B018 - after a clash of its two packages the module is empty
     except (ImportError, AttributeError) as error:
-        if installed := _installed():
+        if found := installed(PACKAGES):
             raise MissingRuntimeError(
-                f"{' and '.join(installed)} {'is' if len(installed) == 1 else 'are'} installed, but broken: {error}.",
-                f"Repair: pip uninstall -y {' '.join(PACKAGES)}; pip install {installed[-1]}",
+                f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} installed, but broken: {error}.",
+                f"Repair: pip uninstall -y {' '.join(PACKAGES)}; pip install {found[-1]}",
             ) from error
-        raise missing("onnxruntime", "cpu", ImportError("", name="onnxruntime")) from error
+        raise missing("onnxruntime", "cpu") from error
     runtime: ModuleType = onnxruntime
     return runtime
 
@@ -103,11 +102,6 @@ def devices() -> list[str]:
     """What the installed build was made for; whether CUDA really loads, only a session tells."""
     available = import_runtime().get_available_providers()
     return [device for device in DEVICES if PROVIDERS[device][0] in available]
-
-
-def _installed() -> list[str]:
-    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
-    return [package for package in PACKAGES if package in found]
 
 
 def _settings(ort: Any, threads: int | None, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy
