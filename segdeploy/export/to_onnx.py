@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from segdeploy import artifact, models
 from segdeploy._version import __version__
 from segdeploy.checkpoint import missing_torch
@@ -79,6 +81,7 @@ def to_graph(network: "Network", spec: Spec) -> "onnx.ModelProto":
         )
     assert program is not None  # noqa: S101 - dynamo=True always gives a program
     graph = program.model_proto
+    _fold_constants(graph)
     _dress(graph, spec)
     onnx.checker.check_model(graph, full_check=True)
     return graph
@@ -97,6 +100,23 @@ def _translations() -> dict[Any, Any]:
 
     ours = torch.ops.segdeploy
     return {ours.space_to_depth.default: space_to_depth, ours.depth_to_space.default: depth_to_space}
+
+
+def _fold_constants(model: "onnx.ModelProto") -> None:
+    """The exporter computes some constants when the graph runs (a matrix in float32, a zero): they can be constants."""
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    folded = [node for node in model.graph.node if node.op_type in {"Cast", "ConstantOfShape"}]
+    for node in folded:
+        if node.input[0] in constants:
+            value = ReferenceEvaluator(node).run(None, {node.input[0]: numpy_helper.to_array(constants[node.input[0]])})
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value[0]), node.output[0]))
+            model.graph.node.remove(node)
+    read = {name for node in model.graph.node for name in node.input}
+    for name in set(constants).difference(read):
+        model.graph.initializer.remove(constants[name])
 
 
 def _dress(model: "onnx.ModelProto", spec: Spec) -> None:

@@ -1,0 +1,103 @@
+"""An ONNX graph that can be asked who makes a tensor and who reads it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+class Graph:
+    """A copy of a model; what is asked of it is true until `replace_nodes`, which answers with a new order."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.index()
+        self._read_shapes()
+
+    def _read_shapes(self) -> None:
+        graph = self.model.graph
+        self.shapes = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+
+    def describe_tensors(self) -> None:
+        """Write types and shapes of all tensors anew, and check the whole."""
+        del self.model.graph.value_info[:]
+        self.model.CopyFrom(onnx.shape_inference.infer_shapes(self.model, check_type=True, strict_mode=True))
+        onnx.checker.check_model(self.model)
+        self._read_shapes()
+        self.index()
+
+    @property
+    def nodes(self) -> Any:  # noqa: ANN401 - protobuf's repeated field
+        return self.model.graph.node
+
+    def index(self) -> None:
+        self.producer = {name: node for node in self.nodes for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def convolutions(self) -> list[onnx.NodeProto]:
+        return [node for node in self.nodes if node.op_type in CONVOLUTIONS]
+
+    def before_convolutions(self) -> set[str]:
+        """The tensors that some convolution still depends on; logits are none of them."""
+        found: set[str] = set()
+        for node in reversed(self.nodes):
+            if node.op_type in CONVOLUTIONS or found.intersection(node.output):
+                found.update(node.input)
+        return found
+
+    def is_activation(self, name: str) -> bool:
+        """A float tensor that depends on the images."""
+        return name in self.producer and self.is_float(name)
+
+    def is_float(self, name: str) -> bool:
+        return self._type(name) == onnx.TensorProto.FLOAT
+
+    def is_half(self, name: str) -> bool:
+        return self._type(name) == onnx.TensorProto.FLOAT16
+
+    def _type(self, name: str) -> int:
+        if name in self.constants:
+            return int(self.constants[name].data_type)
+        return int(self.shapes[name].type.tensor_type.elem_type) if name in self.shapes else 0
+
+    def value(self, name: str) -> NDArray[Any]:
+        return numpy_helper.to_array(self.constants[name])
+
+    def set_value(self, name: str, value: NDArray[Any]) -> None:
+        """Add a constant, or give one another value."""
+        tensor = numpy_helper.from_array(value, name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.model.graph.initializer.append(tensor)
+            self.constants[name] = self.model.graph.initializer[-1]
+
+    def shape(self, name: str) -> list[int]:
+        """(N, C, H, W) of a tensor; 0 where a side is not fixed."""
+        return [side.dim_value for side in self.shapes[name].type.tensor_type.shape.dim]
+
+    def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        kept = list(nodes)
+        del self.nodes[:]
+        self.nodes.extend(kept)
+        self.index()
+
+    def drop_unread_constants(self) -> None:
+        read = {name for node in self.nodes for name in node.input}
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(kept)
+        self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - any attribute
+    return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)
