@@ -20,7 +20,10 @@ Kind = Literal["checkpoint", "graph"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Artifact:
-    """`made_by` says what it was made from and with; `parity` is the proof that was measured, null before one was."""
+    """`made_by` says what it was made from and with; `parity` is the proof that was measured, null before one was.
+
+    `form` is how an int8 graph is spelled, and by that which runtimes run it exactly; null for every other file.
+    """
 
     path: Path
     kind: Kind
@@ -30,6 +33,7 @@ class Artifact:
     made_by: Mapping[str, Any]
     made_at: str
     parity: Mapping[str, Any] | None = None
+    form: str | None = None
 
 
 def now() -> str:
@@ -55,6 +59,7 @@ def read_manifest(path: Path) -> Artifact:
             raise InvalidFileError(f"{beside} is of another schema.", f"Make {path.name} again with this version.")
         spec = _spec(document.pop("spec"), beside)
         precision = Precision(document.pop("precision"))
+        document.setdefault("form", None)  # files from before there were forms
         _require_types(document)
         return Artifact(**{**document, "path": path, "spec": spec, "precision": precision})
     except FileNotFoundError as error:
@@ -78,8 +83,9 @@ def _spec(fields: dict[str, Any], manifest: Path) -> Spec:
 
 def _require_types(document: Mapping[str, Any]) -> None:
     """What `Artifact` says of the fields that JSON holds as they are; they are used before they are looked at."""
-    for name, kinds in {"sha256": str, "made_at": str, "made_by": dict, "parity": dict | None}.items():
-        if not isinstance(document[name], kinds):
+    kinds = {"sha256": str, "made_at": str, "made_by": dict, "parity": dict | None, "form": str | None}
+    for name, kind in kinds.items():
+        if not isinstance(document[name], kind):
             raise TypeError(f"{name} is {document[name]!r}")
     if document["kind"] not in get_args(Kind):
         raise ValueError(f"kind is {document['kind']!r}")

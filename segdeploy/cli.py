@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from segdeploy.artifact import Artifact
+
 EXIT_FAILED_GATE = 4
 EXIT_FAILED_IMAGES = 5
 EXIT_INTERRUPTED = 130
@@ -75,6 +77,8 @@ def cli() -> None:
     \b
       segdeploy train --model unet --data DIR     train on a folder of images/ and masks/
       segdeploy export --model segnet             write export/segnet.fp32.onnx and prove it
+      segdeploy export --model segnet --precision int8
+                                                  the same in int8, inside an accuracy budget
       segdeploy parity --model segnet --data DIR  compare PyTorch, graph and engine by pixels
       segdeploy bench --engine fp32               time it, with percentiles
       segdeploy infer ./images                    masks for a folder of photographs
@@ -223,43 +227,127 @@ def train(
     _print(report, as_json=as_json, lines=[f"{best}: best after epoch {report['epoch']}, {_miou(report['val_miou'])}"])
 
 
-@cli.command(short_help="Write the deployed graph and prove it.")
+def _narrowed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what is made narrower: how, and on which images."""
+    options = [
+        click.option("--form", "forms", multiple=True, type=click.Choice(["signed", "unsigned"]), help=_FORM_HELP),
+        click.option("--calibrate", type=_folder, help="Images for calibration. Default: packaged ones, or of --data."),
+        click.option(
+            "--calibration", "method", type=click.Choice(["minmax", "percentile", "entropy", "mse"]), help=_METHOD_HELP
+        ),
+        click.option(
+            "--calibration-cache",
+            "cache",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            help=_CACHE_HELP,
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_FORM_HELP = "Of int8: signed for TensorRT, unsigned for ONNX Runtime and OpenVINO. Default: both."
+_METHOD_HELP = "How int8 ranges are clipped. Default: percentile."
+_CACHE_HELP = "An old TensorRT calibration cache in place of images."
+
+
+@cli.command(short_help="Write the deployed graph, in fp32, fp16 or int8, and prove it.")
 @_model(required=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Of the graph."
+)
 @click.option(
     "--weights", metavar="PATH|random", help="Default: what training left in checkpoints/, else the packaged."
 )
 @_size_option(help="Network input. Default: the size it was trained at.")
 @click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True)
 @_option
-@click.option("--data", type=_folder, help="Images to prove it on. Default: the packaged ones.")
+@click.option("--data", type=_folder, help="Images to prove it on; with masks/, mIoU counts. Default: packaged ones.")
+@_narrowed
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="mIoU that may be lost, with --data. Default: 0.5 (int8), 0.05 (fp16).",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Pixels that must agree with PyTorch. Default: 0.98 (int8), 0.999 (fp16).",
+)
 @_json
 def export(
     *,
     model: str,
+    precision: str,
     weights: str | None,
     size: tuple[int, int] | None,
     output: str,
     options: dict[str, Any],
     data: Path | None,
     as_json: bool,
+    **narrow: Any,  # noqa: ANN401 - the options of a narrower graph
 ) -> None:
-    """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks."""
-    from segdeploy import pipeline
+    """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
 
-    graph = pipeline.export(model, weights=weights, size=size, output=output, options=options, data=data, watch=_watch)
-    report = {
-        "schema": 1,
+    fp16 and int8 are made from the fp32 graph inside an accuracy budget: layers that cost too much stay in float32.
+    """
+    from segdeploy import pipeline
+    from segdeploy.spec import Precision
+
+    if precision == Precision.FP32:
+        _require_none(narrow, "--precision fp16 or int8")
+        graphs = [
+            pipeline.export(model, weights=weights, size=size, output=output, options=options, data=data, watch=_watch)
+        ]
+    else:
+        _require_none({"output": output if output == "logits" else None}, "--precision fp32")
+        wanted = pipeline.Narrow(Precision(precision), data=data, **narrow)
+        graphs = pipeline.narrow(model, wanted, weights=weights, size=size, options=options, watch=_watch)
+    report = {"schema": 2, "graphs": [_graph_report(graph) for graph in graphs]}
+    _print(report, as_json=as_json, lines=[line for graph in graphs for line in _graph_lines(graph)])
+
+
+def _require_none(options: Mapping[str, Any], belongs_to: str) -> None:
+    given = [name.replace("_", "-") for name, value in options.items() if value not in {None, ()}]
+    if given:
+        raise InvalidRequestError(f"--{given[0]} belongs to {belongs_to}.", "Leave it out, or change --precision.")
+
+
+def _graph_report(graph: "Artifact") -> dict[str, Any]:
+    return {
         "path": str(graph.path),
         "sha256": graph.sha256,
+        "precision": graph.precision,
+        "form": graph.form,
         "size_mb": graph.path.stat().st_size / 1e6,
+        "in_float": graph.made_by.get("in_float"),
+        "asked": graph.made_by.get("asked"),
+        "delivered": graph.made_by.get("delivered"),
         "parity": graph.parity,
     }
-    spec = graph.spec
-    lines = [
-        f"{graph.path}  {report['size_mb']:.1f} MB  {spec.height}x{spec.width}  {len(spec.classes)} classes",
-        _parity_line(graph.parity or {}),
-    ]
-    _print(report, as_json=as_json, lines=lines)
+
+
+def _graph_lines(graph: "Artifact") -> Iterator[str]:
+    spec, size_mb = graph.spec, graph.path.stat().st_size / 1e6
+    yield f"{graph.path}  {size_mb:.1f} MB  {spec.height}x{spec.width}  {len(spec.classes)} classes"
+    for layer, reason in graph.made_by.get("in_float", {}).items():
+        yield f"  float32: {_module(layer)} ({reason})"
+    if "asked" in graph.made_by:
+        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in graph.made_by["asked"].items())
+        computed = [
+            f"{runtime} computes {facts['delivered_share']:.0%} of that"
+            for runtime, facts in graph.made_by["delivered"].items()
+        ]
+        yield f"  convolution work: {'; '.join([shares, *computed])}"
+    yield f"  {_parity_line(graph.parity or {})}"
+
+
+def _module(layer: str) -> str:
+    """`encoder.0.1.conv/Conv` -> the module of the network that it stands for."""
+    return layer.partition("/")[0]
 
 
 @cli.command(short_help="Compare PyTorch, graph and engine by pixels.")
@@ -294,6 +382,8 @@ def parity(*, model: str | None, engine: str, device: str, data: Path | None, as
 @click.option("--batch", "batches", multiple=True, default=[1], show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="Calls of each engine.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of one call. Default: all cores.")
+@click.option("--require-delivered", is_flag=True, help="Exit 4 where an engine computes wider than it was asked to.")
+@click.option("--require-faster", is_flag=True, help="Exit 4 where a narrow graph is slower than fp32 in its runtime.")
 @_json
 def bench(
     *,
@@ -304,6 +394,8 @@ def bench(
     batches: tuple[int, ...],
     runs: int,
     threads: int | None,
+    require_delivered: bool,
+    require_faster: bool,
     as_json: bool,
 ) -> None:
     """Time engines: from images in memory (host) and from image file to encoded mask (image_to_mask)."""
@@ -317,11 +409,61 @@ def bench(
         batches=batches,
         runs=runs,
         threads=threads,
+        require_delivered=require_delivered,
+        require_faster=require_faster,
         watch=_watch,
     )
     facts = report["machine"]
     where = f"{facts['processor']}, {facts['cores']} cores, {report['runs']} interleaved runs"
-    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=[where])
+    ratios = [_ratio_line(ratio) for ratio in report["ratios"]]
+    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=[*ratios, where])
+    for failure in report["failures"]:
+        click.echo(f"Error: {failure['what']}\n{failure['remedy']}", err=True)
+    if report["failures"]:
+        sys.exit(EXIT_FAILED_GATE)
+
+
+def _ratio_line(ratio: Mapping[str, Any]) -> str:
+    low, high = ratio["interval"]
+    return (
+        f"{ratio['engine']} takes {ratio['ratio']:.3f} (95 %: {low:.3f} to {high:.3f}) of fp32, batch {ratio['batch']}"
+    )
+
+
+@cli.command(short_help="Which layers cost accuracy in a narrow type.")
+@_model()
+@click.option("--precision", type=click.Choice(["fp16", "int8"]), default="int8", show_default=True)
+@click.option("--data", type=_folder, help="Images to measure on; with masks/, mIoU counts. Default: packaged ones.")
+@_narrowed
+@_json
+def sensitivity(*, model: str | None, precision: str, data: Path | None, as_json: bool, **narrow: Any) -> None:  # noqa: ANN401
+    """Rank the layers of a network: what each gives back when it alone stays in float32, and what that costs."""
+    from segdeploy import pipeline
+    from segdeploy.spec import Precision
+
+    wanted = pipeline.Narrow(Precision(precision), data=data, **narrow)
+    report = pipeline.sensitivity(model, wanted, watch=_watch)
+    form = f" {report['form']}" if report["form"] else ""
+    where = f"{report['model']} in {report['precision']}{form}, {report['images']} images, kept in {report['record']}"
+    everything = f"all layers narrow: {_quality(report['narrow'])}"
+    _print(report, as_json=as_json, table=lambda: _sensitivity_table(report), lines=[everything, where])
+
+
+def _quality(found: Mapping[str, Any]) -> str:
+    drop = "" if found["miou_drop"] is None else f", {-found['miou_drop']:+.3f} points of mIoU"
+    return f"{found['agreement']:.4%} of the decided pixels agree{drop}"
+
+
+def _sensitivity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich table
+    narrow, unit = report["narrow"], report["cost_unit"]
+    table = _table("layer kept in float32", "agreement", "change", "mIoU, points", f"costs, {unit}")
+    for row in report["layers"]:
+        found = row["quality"]
+        change = f"{found['agreement'] - narrow['agreement']:+.4%}"
+        drop = "-" if found["miou_drop"] is None else f"{-found['miou_drop']:+.3f}"
+        cost = f"{row['cost']:.2f}" if unit == "ms" else f"{row['cost']:,.0f}"
+        table.add_row(_module(row["layer"]), f"{found['agreement']:.4%}", change, drop, cost)
+    return table
 
 
 @cli.command("eval", short_help="Score an engine on a labelled folder.")
@@ -522,6 +664,9 @@ def _parity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich ta
         "stage", "runtime", "agreement", "near-ties", "pool ties", "unexplained", "mIoU change, points", "verdict"
     )
     for stage in report["stages"]:
+        if stage["passed"] is None:
+            table.add_row(stage["name"], *["-"] * 6, stage["reason"])
+            continue
         shares = [f"{stage[key]:.4%}" for key in ("agreement", "near_ties", "pool_ties", "unexplained")]
         change = "-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}"
         verdict = "passed" if stage["passed"] else stage["reason"]
@@ -538,6 +683,8 @@ def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich ta
             for key, form in (("miou", "{:.4f}"), ("agreement", "{:.4%}"))
         ]
         engine = f"{row['runtime']}:{row['precision']} {row['device']}"
+        if row["delivered"] != row["precision"]:
+            engine += f" (delivered: {row['delivered']})"
         table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, f"{row['images_per_s']:.1f}", *scores)
     return table
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ import numpy as np
 
 from segdeploy import artifact, checkpoint, dataset, engines, images, models, palettes
 from segdeploy import infer as folder
+from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
 from segdeploy.engines import Engine
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
-    from segdeploy.benchmarks.parity import Limits, Picture
+    from segdeploy.benchmarks.parity import Picture, Reference, Stage
+    from segdeploy.narrow import Narrowing, Recipe
     from segdeploy.training.loop import Plan, Progress
 
 EXPORTS = Path("export")
@@ -30,14 +32,6 @@ PROOF_IMAGES = {"packaged": 8, "file": 8, "random": 1}  # on every export; `pari
 RANDOM_SIZE = (360, 480)
 RANDOM_SEED = 0
 RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
-
-Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-
-
-@contextlib.contextmanager
-def silent(_title: str, _total: int) -> Iterator[Callable[[], None]]:
-    """A `Watch` that shows nothing; the command line hands in progress bars."""
-    yield lambda: None
 
 
 def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
@@ -60,51 +54,79 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
 
 def file_for(model: str | None, runtime: str, precision: Precision, *, watch: Watch = silent) -> Artifact:
     """What a runtime opens for a model: the checkpoint (at the graph's size where there is a graph) or the graph."""
-    _require_made(precision)
-    if engines.modules()[runtime].OPENS == "graph":
-        return graph_for(model, watch=watch)
-    graph = _known_graph(model)
+    module = engines.modules()[runtime]
+    if module.OPENS == "graph":
+        form = module.FORM if precision is Precision.INT8 else None
+        return graph_for(model, precision, form=form, watch=watch)
+    if precision is not Precision.FP32:
+        raise InvalidRequestError(f"{runtime} is the reference, in fp32.", "Choose another runtime, such as ort.")
+    graph = _known_graph(model, Precision.FP32, None)
     if graph is None:
         return weights_for(model or DEFAULT_MODEL).checkpoint
     return dataclasses.replace(origin(graph), spec=dataclasses.replace(graph.spec, output="class_map"))
 
 
-def _require_made(precision: Precision) -> None:
-    if precision is not Precision.FP32:
-        raise InvalidRequestError(f"graphs of {precision} are not made yet.", "Choose fp32.")
+def graph_for(
+    model: str | None, precision: Precision = Precision.FP32, *, form: str | None = None, watch: Watch = silent
+) -> Artifact:
+    """The graph of a model, made and proven where it is missing or older than what it is made from."""
+    known = _known_graph(model, precision, form)
+    if known is not None:
+        return known
+    name = model or _newest_export() or DEFAULT_MODEL
+    if precision is Precision.FP32:
+        return export(name, watch=watch)
+    (graph,) = narrow(name, Narrow(precision, [form] if form else []), watch=watch)
+    return graph
 
 
-def graph_for(model: str | None, *, watch: Watch = silent) -> Artifact:
-    """The float32 graph of a model, made and proven where it is missing or older than what training left."""
-    known = _known_graph(model)
-    return known if known is not None else export(model or DEFAULT_MODEL, watch=watch)
-
-
-def _known_graph(model: str | None) -> Artifact | None:
+def _known_graph(model: str | None, precision: Precision, form: str | None) -> Artifact | None:
     if model is None:
         newest = _newest_export()
-        return None if newest is None else _known_graph(newest)
+        return None if newest is None else _known_graph(newest, precision, form)
     if model.endswith(".onnx"):
-        return artifact.read(Path(model))
+        return _of_precision(artifact.read(Path(model)), precision)
     if model.endswith(".safetensors") or os.sep in model:
         raise InvalidRequestError(
             f"{model} is no graph: --model takes a name or a .onnx file.",
             f"Export it first: segdeploy export --model NAME --weights {model}",
         )
     models.require(model)
-    path = EXPORTS / f"{model}.fp32.onnx"
-    if not path.is_file():
+    path = EXPORTS / f"{model}.{_tag(precision, form)}.onnx"
+    if not path.is_file() or not artifact.manifest_path(path).is_file():
         return None
     graph = artifact.read(path)
-    trained = CHECKPOINTS / f"{model}.safetensors"
-    stale = trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
-    return None if stale else graph
+    return None if _is_stale(graph) else graph
+
+
+def _tag(precision: Precision, form: str | None) -> str:
+    return precision if form is None else f"{precision}-{form}"
+
+
+def _is_stale(graph: Artifact) -> bool:
+    """Older than the checkpoint that training left, or made from another float32 graph than the one at hand."""
+    if graph.precision is Precision.FP32:
+        trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
+        return trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
+    fp32 = _known_graph(graph.spec.model, Precision.FP32, None)
+    with _as_it_was_written(graph):
+        return fp32 is None or bool(graph.made_by["graph"]["sha256"] != fp32.sha256)
+
+
+def _of_precision(graph: Artifact, precision: Precision) -> Artifact:
+    if graph.precision is not precision:
+        raise InvalidFileError(
+            f"{graph.path} is an {graph.precision} graph; {precision} was asked for.",
+            f"Give --engine {graph.precision}.",
+        )
+    return graph
 
 
 def _newest_export() -> str | None:
-    graphs = [path for path in EXPORTS.glob("*.fp32.onnx") if artifact.manifest_path(path).is_file()]
+    graphs = [path for path in EXPORTS.glob("*.onnx") if artifact.manifest_path(path).is_file()]
     manifests = [artifact.read_manifest(path) for path in graphs]
-    newest = max(manifests, key=lambda manifest: manifest.made_at, default=None)
+    listed = [manifest for manifest in manifests if manifest.spec.output == "class_map"]
+    newest = max(listed, key=lambda manifest: manifest.made_at, default=None)
     return None if newest is None else newest.spec.model
 
 
@@ -220,7 +242,6 @@ def parity(
     engine: str = "fp32",
     data: Path | None = None,
     device: str = "auto",
-    limits: "Limits | None" = None,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Compare PyTorch, the graph and an engine pixel by pixel; the proof goes into the graph's manifest.
@@ -228,44 +249,195 @@ def parity(
     The report's `passed` says whether it holds; nothing is raised when it does not.
     """
     runtime, precision = engines.parse(engine)
-    _require_made(precision)
-    graph = graph_for(model, watch=watch)
-    _, report = _prove(graph, runtime, _pictures(data), device=device, limits=limits, watch=watch)
+    module = engines.modules()[runtime]
+    file = file_for(model, runtime, precision, watch=watch)
+    graph = file if module.OPENS == "graph" else graph_for(model, watch=watch)
+    _, report = _prove(graph, runtime, _pictures(data), device=device, watch=watch)
     return report
 
 
 def _prove(
-    graph: Artifact,
-    runtime: str,
-    pictures: "Sequence[Picture]",
-    *,
-    device: str,
-    limits: "Limits | None" = None,
-    watch: Watch,
+    graph: Artifact, runtime: str, pictures: "Sequence[Picture]", *, device: str, watch: Watch
 ) -> tuple[Artifact, dict[str, Any]]:
-    from segdeploy.benchmarks import parity as proof
-    from segdeploy.engines import ort
-
+    """Prove a graph that is written; where the runtime opens it, the proof goes into its manifest."""
     source = origin(graph)
-    network, _ = checkpoint.load(source.path)
-    reference = proof.Reference(network, graph.spec)
-    opens_graph = engines.modules()[runtime].OPENS == "graph"
+    module = engines.modules()[runtime]
+    opens_graph = module.OPENS == "graph"
     opened = graph if opens_graph else dataclasses.replace(source, spec=graph.spec)
     with contextlib.ExitStack() as stack:
-        stages = []
-        if opens_graph:
-            as_written = stack.enter_context(ort.open(graph, device="cpu", optimised=False))
-            stages.append(proof.Stage("graph", as_written))
-        engine = stack.enter_context(engines.open_engine(opened, runtime=runtime, device=device))
-        stages.append(proof.Stage("engine", engine))
-        done = stack.enter_context(watch(f"Proving {graph.spec.model}", len(pictures)))
-        report = proof.prove(reference, stages, pictures, graph.spec, limits=limits or proof.Limits(), done=done)
-    weights = graph.made_by["weights"]["kind"]
-    report = {**report, "model": graph.spec.model, "weights": weights, "gated": weights != "random"}
+        engine = None
+        if graph.form in {None, module.FORM}:
+            engine = stack.enter_context(engines.open_engine(opened, runtime=runtime, device=device))
+        stages = _stages(graph, engine, opens_graph=opens_graph)
+        report = _report(graph, stages, pictures, reference=_reference(source, graph.spec), watch=watch)
     if opens_graph:
         graph = dataclasses.replace(graph, parity=report)
         artifact.write_manifest(graph)
     return graph, report
+
+
+def _stages(graph: Artifact, engine: Engine | None, *, opens_graph: bool) -> "list[Stage]":
+    from segdeploy.benchmarks.parity import Stage
+    from segdeploy.engines import ort
+
+    if graph.precision is not Precision.FP32:
+        import onnx
+
+        from segdeploy import narrow
+
+        with _as_it_was_written(graph):
+            return narrow.stages(graph, onnx.load(graph.path), _sibling(graph), engine)
+    as_written = [Stage("graph", ort.open(graph, device="cpu", optimised=False))] if opens_graph else []
+    return [*as_written, Stage("engine", engine)]
+
+
+def _sibling(graph: Artifact) -> Artifact:
+    """The float32 graph that a narrow one was made from, once it is still the same file."""
+    fp32 = artifact.read(graph.path.with_name(graph.made_by["graph"]["path"]))
+    if fp32.sha256 != graph.made_by["graph"]["sha256"]:
+        raise InvalidFileError(
+            f"{fp32.path} is no longer the graph that {graph.path} was made from.",
+            f"Export again: segdeploy export --model {graph.spec.model} --precision {graph.precision}",
+        )
+    return fp32
+
+
+def _reference(source: Artifact, spec: Spec) -> "Reference":
+    from segdeploy.benchmarks.parity import Reference
+
+    network, _ = checkpoint.load(source.path)
+    return Reference(network, spec)
+
+
+def _report(
+    graph: Artifact, stages: "Sequence[Stage]", pictures: "Sequence[Picture]", *, reference: "Reference", watch: Watch
+) -> dict[str, Any]:
+    from segdeploy.benchmarks import parity as proof
+
+    with watch(f"Proving {graph.path.stem}", len(pictures)) as done:
+        report = proof.prove(reference, stages, pictures, done=done)
+    weights = graph.made_by["weights"]["kind"]
+    return {
+        **report,
+        "model": graph.spec.model,
+        "precision": graph.precision,
+        "form": graph.form,
+        "weights": weights,
+        "gated": weights != "random",
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Narrow:
+    """A narrower type that was asked for, and what may be lost on the way to it.
+
+    `forms`: of int8, all where none is named. `calibrate`: a folder of images for calibration or the range of fp16;
+    `cache`: a calibration cache of TensorRT in their place. `data`: images that decide and prove; with masks/, mIoU is
+    part of the budget. `max_drop`: points of mIoU; `min_agreement`: share of the pixels that PyTorch decides.
+    """
+
+    precision: Precision
+    forms: Sequence[str] = ()
+    calibrate: Path | None = None
+    method: str | None = None
+    cache: Path | None = None
+    data: Path | None = None
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    def budget(self) -> dict[str, float]:
+        """The limits that were given; the others are the precision's own."""
+        given = {"min_agreement": self.min_agreement, "max_drop": self.max_drop}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def narrow(
+    model: str,
+    wanted: Narrow,
+    *,
+    weights: str | None = None,
+    size: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    watch: Watch = silent,
+) -> list[Artifact]:
+    """The fp16 graph, or the int8 graph in each form, inside the budget and proven.
+
+    Raise GateFailedError, and leave an earlier graph in place, where the budget cannot be met.
+    """
+    fp32 = _fp32_for_narrowing(model, weights, size, options, watch)
+    narrowing, recipes = _narrowing(fp32, wanted, watch)
+    make = narrowing.measured if _is_random(fp32) else narrowing.within_budget
+    return [_with_delivered(make(recipe)) for recipe in recipes]
+
+
+def sensitivity(model: str | None, wanted: Narrow, *, watch: Watch = silent) -> dict[str, Any]:
+    """What each layer gives back when it alone is float32, and what that costs: the most for its cost first."""
+    fp32 = graph_for(model, watch=watch)
+    narrowing, recipes = _narrowing(fp32, wanted, watch)
+    recipe = recipes[-1]
+    search = narrowing.search(recipe)
+    ranking = narrowing.ranking(recipe, search)
+    return {
+        "schema": 1,
+        "model": fp32.spec.model,
+        "precision": wanted.precision,
+        "form": recipe.form,
+        "images": len(narrowing.parts.rank),
+        "narrow": dataclasses.asdict(search.quality()),
+        "always_float": dict(recipe.always),
+        "cost_unit": "multiply-adds" if search.quality().ms is None else "ms",
+        "layers": [{**dataclasses.asdict(each), "score": each.score} for each in ranking],
+        "record": str(search.record.path),
+    }
+
+
+def _fp32_for_narrowing(
+    model: str,
+    weights: str | None,
+    size: tuple[int, int] | None,
+    options: Mapping[str, Any] | None,
+    watch: Watch,
+) -> Artifact:
+    """The float32 graph at hand, where nothing else was asked for; a refuted one is made narrower for nobody."""
+    if weights or size or options:
+        return export(model, weights=weights, size=size, options=options, watch=watch)
+    fp32 = graph_for(model, watch=watch)
+    _require_not_refuted(fp32)
+    return fp32
+
+
+def _narrowing(fp32: Artifact, wanted: Narrow, watch: Watch) -> "tuple[Narrowing, list[Recipe]]":
+    from segdeploy import narrow as narrowing
+
+    kind = fp32.made_by["weights"]["kind"]
+    packaged = None if kind == "file" else packaged_images()
+    parts = narrowing.parts_of(packaged=packaged, calibrate=wanted.calibrate, data=wanted.data)
+    if kind == "random":
+        some = parts.prove[: PROOF_IMAGES[kind]]
+        parts = dataclasses.replace(parts, calibrate=parts.calibrate[:RANDOM_STATISTICS], prove=some)
+    budget = dataclasses.replace(narrowing.BUDGETS[wanted.precision], **wanted.budget())
+    recipes = narrowing.recipes(
+        fp32, wanted.precision, wanted.forms, parts, method=wanted.method, cache=wanted.cache, watch=watch
+    )
+    reference = _reference(origin(fp32), fp32.spec)
+    report = functools.partial(_report, reference=reference, watch=watch)
+    return narrowing.Narrowing(parts, budget, reference, report, watch=watch), recipes
+
+
+def _with_delivered(graph: Artifact) -> Artifact:
+    """The same, its manifest saying what the runtimes at hand compute in the type that was asked for."""
+    import onnx
+
+    from segdeploy.benchmarks import delivered
+
+    at_hand = {}
+    for runtime, module in engines.modules().items():
+        if module.OPENS == "graph" and graph.form in {None, module.FORM} and engines.installed(module.PACKAGES):
+            at_hand[runtime] = delivered.delivered(graph, runtime=runtime, device="cpu")
+    facts = {"asked": delivered.asked(onnx.load(graph.path)), "delivered": at_hand}
+    graph = dataclasses.replace(graph, made_by={**graph.made_by, **facts})
+    artifact.write_manifest(graph)
+    return graph
 
 
 def _require_not_refuted(file: Artifact) -> None:
@@ -328,15 +500,21 @@ def bench(
     runs: int = 50,
     device: str = "auto",
     threads: int | None = None,
+    require_delivered: bool = False,
+    require_faster: bool = False,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Time engines against each other in one interleaved run, at host level and image to mask.
 
-    With a labelled folder, the mIoU of the very file that was timed stands in the same row.
+    With a labelled folder, the mIoU of the very file that was timed stands in the same row. A narrow engine is compared
+    with fp32 in the same runtime where that is timed as well; `require_faster` has it timed. `failures` says which
+    engine computes wider than it should, or is slower than fp32.
     """
-    from segdeploy.benchmarks import latency, machine
+    from segdeploy.benchmarks import delivered, latency, machine
 
     asked = [engines.parse(name) for name in engine_names]
+    if require_faster:
+        asked = list(dict.fromkeys([*((runtime, Precision.FP32) for runtime, _ in asked), *asked]))
     files = [file_for(model, runtime, precision, watch=watch) for runtime, precision in asked]
     pictures = dataset.image_files(data) if data is not None else packaged_images()
     with contextlib.ExitStack() as stack:
@@ -345,7 +523,12 @@ def bench(
             for file, (runtime, _) in zip(files, asked, strict=True)
         ]
         scores = [_miou(engine, data, watch) for engine in opened]
+        computed = [
+            delivered.delivered(file, runtime=engine.runtime, device=engine.device)
+            for file, engine in zip(files, opened, strict=True)
+        ]
         rows: list[dict[str, Any]] = []
+        ratios: list[dict[str, Any]] = []
         for batch in batches:
             chosen = [pictures[i % len(pictures)] for i in range(batch)]
             tasks, labels = _tasks(opened, chosen)
@@ -353,8 +536,54 @@ def bench(
                 samples = latency.interleaved(tasks, runs=runs, done=done)
             for (index, level), kept in zip(labels, samples, strict=True):
                 row = _row(files[index], opened[index], asked[index][1], batch=batch, threads=threads)
-                rows.append({"level": level, **row, **latency.summary(kept, batch=batch), **scores[index]})
-    return {"schema": latency.SCHEMA, "rows": rows, "runs": runs, "machine": machine.describe()}
+                facts = {"level": level, **row, **computed[index]}
+                rows.append({**facts, **latency.summary(kept, batch=batch), **scores[index]})
+            ratios += _ratios(asked, dict(zip(labels, samples, strict=True)), batch)
+    failures = _not_delivered(rows, always=require_delivered)
+    failures += _slower(rows, ratios) if require_faster else []
+    report = {"schema": latency.SCHEMA, "rows": rows, "ratios": ratios, "failures": failures}
+    return {**report, "runs": runs, "machine": machine.describe()}
+
+
+def _ratios(
+    asked: Sequence[tuple[str, Precision]], samples: Mapping[tuple[int, str], Sequence[float]], batch: int
+) -> list[dict[str, Any]]:
+    """Each narrow engine's time over that of fp32 in the same runtime, where both were timed."""
+    from segdeploy.benchmarks import latency
+
+    found = []
+    for index, (runtime, precision) in enumerate(asked):
+        if precision is not Precision.FP32 and (runtime, Precision.FP32) in asked:
+            sibling = asked.index((runtime, Precision.FP32))
+            ratio = latency.ratio(samples[index, "host"], samples[sibling, "host"])
+            found.append({"engine": f"{runtime}:{precision}", "batch": batch, **ratio})
+    return found
+
+
+def _not_delivered(rows: Sequence[Mapping[str, Any]], *, always: bool) -> list[dict[str, str]]:
+    """Engines that compute wider than asked, where the machine could do better or `always`."""
+    from segdeploy.benchmarks import delivered
+
+    failures = {}
+    for row in rows:
+        precision, name = Precision(row["precision"]), f"{row['runtime']}:{row['precision']}"
+        if row["delivered"] != precision and (always or delivered.has_units(precision, row["device"])):
+            layers = ", ".join(row["wider"][:5])
+            what = f"{name} does {row['delivered_share']:.1%} of its {precision} work in {precision}; wider: {layers}."
+            failures[name] = {"what": what, "remedy": "Choose another runtime, or ask for what it delivers."}
+    return list(failures.values())
+
+
+def _slower(rows: Sequence[Mapping[str, Any]], ratios: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Narrow engines whose whole interval lies above that of fp32."""
+    wider = {f"{row['runtime']}:{row['precision']}": row["wider"] for row in rows}
+    failures = []
+    for ratio in ratios:
+        if ratio["interval"][0] > 1:
+            layers = ", ".join(wider[ratio["engine"]][:5]) or "none: every layer is computed in the type asked for"
+            what = f"{ratio['engine']} takes {ratio['ratio']:.2f} of the time of fp32. Layers computed wider: {layers}."
+            failures.append({"what": what, "remedy": "Use fp32 in this runtime, or another runtime."})
+    return failures
 
 
 def _tasks(
@@ -375,7 +604,6 @@ def _row(file: Artifact, engine: Engine, precision: Precision, *, batch: int, th
         "model": file.spec.model,
         "runtime": engine.runtime,
         "precision": precision,
-        "delivered": engine.delivered,
         "device": engine.device,
         "batch": batch,
         "threads": threads or len(os.sched_getaffinity(0)),

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from segdeploy import images
 from segdeploy.engines import Engine
 
-SCHEMA = 1
+SCHEMA = 2
 WARMUP = 3
+RESAMPLES = 2000
 Task = Callable[[], None]
 
 
@@ -47,6 +48,15 @@ def image_to_mask(engine: Engine, files: Sequence[Path]) -> Task:
             images.mask_png(images.to_photo_size(class_map, height=height, width=width), engine.spec.colours)
 
     return task
+
+
+def ratio(ms: Sequence[float], reference_ms: Sequence[float]) -> dict[str, Any]:
+    """The median of one task over that of another, with its 95 % bootstrap interval; runs are drawn in pairs."""
+    pairs = np.array([ms, reference_ms])
+    drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
+    medians = np.median(pairs[:, drawn], axis=2)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    return {"ratio": float(np.median(ms) / np.median(reference_ms)), "interval": [float(low), float(high)]}
 
 
 def summary(samples_ms: Sequence[float], *, batch: int) -> dict[str, Any]:

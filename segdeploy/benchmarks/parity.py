@@ -8,7 +8,8 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,51 @@ Mask = NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """Shares of pixels. The defaults are those of a float32 stage."""
+    """What a float32 stage must keep: shares of pixels, and every one that differs explained by a tie."""
 
     agreement: float = 0.9999
     near_ties: float = 0.001
     pool_ties: float = 0.00002
 
+    def broken(self, found: Mapping[str, Any]) -> str | None:
+        """Why a stage fails, or None."""
+        shares = {key: found[key] for key in ("unexplained", "agreement", "near_ties", "pool_ties")}
+        if shares["unexplained"] > 0:
+            return f"{shares['unexplained']:.5%} of the pixels differ and are no near-tie"
+        if shares["agreement"] < self.agreement:
+            return f"only {shares['agreement']:.4%} of the pixels agree, {self.agreement:.4%} are asked for"
+        if shares["near_ties"] > self.near_ties:
+            return (
+                f"{shares['near_ties']:.4%} of the pixels are near-ties in PyTorch itself, above {self.near_ties:.4%}"
+            )
+        if shares["pool_ties"] > self.pool_ties:
+            return f"{shares['pool_ties']:.5%} of the pixels moved with a pooling tie, above {self.pool_ties:.5%}"
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NarrowLimits:
+    """What a stage of a narrower type may lose: agreement outside near-ties and, where there is truth, points of mIoU."""
+
+    min_agreement: float
+    max_drop: float
+
+    def broken(self, found: Mapping[str, Any]) -> str | None:
+        if found["decided_agreement"] < self.min_agreement:
+            agreement = f"only {found['decided_agreement']:.4%} of the pixels that PyTorch decides agree"
+            return f"{agreement}, {self.min_agreement:.4%} are asked for"
+        if found["miou_change"] is not None and -found["miou_change"] > self.max_drop:
+            return f"{-found['miou_change']:.3f} points of mIoU are lost, above {self.max_drop:g}"
+        return None
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """One link of the chain; without an engine, the reason why it cannot run here."""
+    """One link of the chain and what it must keep; without an engine, the reason why it cannot run here."""
 
     name: str
     engine: Engine | None
+    limits: Limits | NarrowLimits = dataclasses.field(default_factory=Limits)
     reason: str | None = None
 
 
@@ -58,6 +91,7 @@ class Reference:
 
     def __init__(self, network: Network, spec: Spec) -> None:
         logits = dataclasses.replace(spec, output="logits")
+        self.spec = spec
         self.network = network
         self.single = models.deployed(network, logits).eval()
         self.double = models.deployed(copy.deepcopy(network), logits).double().eval()
@@ -96,6 +130,15 @@ def near_ties(logits: Tensor, exact: Tensor) -> Mask:
     return ((best[0] - best[1]) < margin).numpy()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """`agreement`: of the pixels PyTorch decides; `miou_drop`: points, None without truth; `ms`: of the fastest image."""
+
+    agreement: float
+    miou_drop: float | None
+    ms: float
+
+
 class _Tally:
     """What one stage adds up over the pictures."""
 
@@ -115,28 +158,30 @@ class _Tally:
             self.by_pool += int(np.count_nonzero(undecided & moved_by_pool()))
             self.outside += int(np.count_nonzero(undecided))
 
-    def report(self, near_tie_share: float, reference: metrics.Confusion, spec: Spec, limits: Limits) -> dict[str, Any]:
+    def report(self, tied_pixels: int, reference: metrics.Confusion, spec: Spec) -> dict[str, Any]:
         if self.stage.engine is None:
             return {"name": self.stage.name, "agreement": None, "reason": self.stage.reason, "passed": None}
         engine = self.stage.engine
         inside = self.pixels - self.band
-        shares = {
+        decided = self.pixels - tied_pixels
+        found = {
             "agreement": 1 - self.differing / self.pixels,
-            "near_ties": near_tie_share,
+            "decided_agreement": 1 - self.outside / decided if decided else 1.0,
+            "near_ties": tied_pixels / self.pixels,
             "pool_ties": self.by_pool / self.pixels,
             "unexplained": (self.outside - self.by_pool) / self.pixels,
+            **_miou_change(reference, self.counts, spec),
         }
-        broken = _broken(shares, limits)
+        broken = self.stage.limits.broken(found)
         return {
             "name": self.stage.name,
             "runtime": engine.runtime,
             "device": engine.device,
-            **shares,
+            **found,
             "pixels": self.pixels,
             "differing_pixels": self.differing,
             "boundary_agreement": 1 - self.band_differing / self.band if self.band else None,
             "interior_agreement": 1 - (self.differing - self.band_differing) / inside if inside else None,
-            **_miou_change(reference, self.counts, spec),
             "passed": not broken,
             "reason": broken,
         }
@@ -146,22 +191,20 @@ def prove(
     reference: Reference,
     stages: Sequence[Stage],
     pictures: Sequence[Picture],
-    spec: Spec,
     *,
-    limits: Limits,
     done: Callable[[], None],
 ) -> dict[str, Any]:
     """Run every stage on every picture and compare with PyTorch; `done` is called after each picture."""
+    spec = reference.spec
     tallies = [_Tally(stage, spec) for stage in stages]
     truth_of_reference = np.zeros((len(spec.classes),) * 2, np.int64)
-    tied_pixels = pixels = 0
+    tied_pixels = 0
     for picture in pictures:
         image = images.prepared(images.read(picture.image), spec)
         expected, tied = reference.class_map(image)
         truth = _truth(picture, spec)
         truth_of_reference += 0 if truth is None else accuracy.against(truth, expected, spec)
         tied_pixels += int(np.count_nonzero(tied))
-        pixels += tied.size
         band = metrics.boundary_band(expected)
         moved_by_pool = functools.cache(functools.partial(reference.pool_ties, image))  # asked for by few pictures
         for tally in tallies:
@@ -171,8 +214,39 @@ def prove(
             tally.add(found != expected, band, tied, moved_by_pool)
             tally.counts += 0 if truth is None else accuracy.against(truth, found, spec)
         done()
-    reports = [tally.report(tied_pixels / pixels, truth_of_reference, spec, limits) for tally in tallies]
+    reports = [tally.report(tied_pixels, truth_of_reference, spec) for tally in tallies]
     return _verdict(reports, len(pictures))
+
+
+class Judge:
+    """Measures candidates on the same pictures; PyTorch sees each of them once."""
+
+    def __init__(self, reference: Reference, pictures: Sequence[Picture], *, done: Callable[[], None]) -> None:
+        self.spec = spec = reference.spec
+        self._seen = []
+        self._reference = np.zeros((len(spec.classes),) * 2, np.int64)
+        for picture in pictures:
+            image = images.prepared(images.read(picture.image), spec)
+            expected, tied = reference.class_map(image)
+            truth = _truth(picture, spec)
+            self._reference += 0 if truth is None else accuracy.against(truth, expected, spec)
+            self._seen.append((image, expected, tied, truth))
+            done()
+
+    def measure(self, engine: Engine) -> Measured:
+        decided = differing = 0
+        counts = np.zeros_like(self._reference)
+        milliseconds = []
+        for image, expected, tied, truth in self._seen:
+            started = time.perf_counter()
+            found = engine.classify(image[None])[0]
+            milliseconds.append(1000 * (time.perf_counter() - started))
+            decided += int(np.count_nonzero(~tied))
+            differing += int(np.count_nonzero((found != expected) & ~tied))
+            counts += 0 if truth is None else accuracy.against(truth, found, self.spec)
+        change = _miou_change(self._reference, counts, self.spec)["miou_change"]
+        agreement = 1 - differing / decided if decided else 1.0
+        return Measured(agreement, None if change is None else -change, min(milliseconds))
 
 
 def _verdict(stages: list[dict[str, Any]], pictures: int) -> dict[str, Any]:
@@ -186,19 +260,6 @@ def _verdict(stages: list[dict[str, Any]], pictures: int) -> dict[str, Any]:
         "images": pictures,
         "stages": stages,
     }
-
-
-def _broken(shares: dict[str, float], limits: Limits) -> str | None:
-    """Why a stage fails, or None."""
-    if shares["unexplained"] > 0:
-        return f"{shares['unexplained']:.5%} of the pixels differ and are no near-tie"
-    if shares["agreement"] < limits.agreement:
-        return f"only {shares['agreement']:.4%} of the pixels agree, {limits.agreement:.4%} are asked for"
-    if shares["near_ties"] > limits.near_ties:
-        return f"{shares['near_ties']:.4%} of the pixels are near-ties in PyTorch itself, above {limits.near_ties:.4%}"
-    if shares["pool_ties"] > limits.pool_ties:
-        return f"{shares['pool_ties']:.5%} of the pixels moved with a pooling tie, above {limits.pool_ties:.5%}"
-    return None
 
 
 def _miou_change(reference: metrics.Confusion, candidate: metrics.Confusion, spec: Spec) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import cast
 
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import Engine, EngineModule, installed
-from segdeploy.errors import InvalidRequestError
+from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import Precision
 
 DEFAULT = "ort"
@@ -45,5 +45,10 @@ def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", threa
     `threads`: how many the runtime may use for one call; None leaves all cores to it.
     """
     module = modules()[runtime]
+    if artifact.form not in {None, module.FORM}:
+        raise InvalidFileError(
+            f"{artifact.path} is in the {artifact.form} form; {runtime} is exact in {module.FORM or 'none'}.",
+            f"Make the other form: segdeploy export --model {artifact.spec.model} --precision int8",
+        )
     chosen = module.devices()[0] if device == "auto" else device
     return module.open(artifact, device=chosen, threads=threads)

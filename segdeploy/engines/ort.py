@@ -1,6 +1,9 @@
 """ONNX Runtime, on the CPU (the default that needs nothing) or on CUDA."""
 
 import os
+import re
+import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +22,7 @@ OPENS = "graph"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 DEVICES = ("cuda", "cpu")
 CONCURRENT = True
+FORM = "unsigned"
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # fp32 was asked, not TensorFloat-32
@@ -50,9 +54,17 @@ class OrtEngine(Engine):
 
 
 def open(  # noqa: A001 - the name every engine module has
-    artifact: Artifact, *, device: str, threads: int | None = None, optimised: bool = True
+    artifact: Artifact,
+    *,
+    device: str,
+    threads: int | None = None,
+    optimised: bool = True,
+    graph: bytes | None = None,
 ) -> OrtEngine:
-    """`optimised=False` runs the graph node by node as it is written: the executor that parity judges graphs in."""
+    """`optimised=False` runs the graph node by node as it is written: the executor that parity judges graphs in.
+
+    `graph` runs in the place of the artifact's file: the same network, its arithmetic spelled out.
+    """
     ort = import_runtime()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
@@ -63,7 +75,7 @@ def open(  # noqa: A001 - the name every engine module has
         ort.preload_dlls()
     try:
         session = ort.InferenceSession(
-            str(artifact.path), _settings(ort, threads, optimised=optimised), providers=[(provider, options)]
+            graph or str(artifact.path), _settings(ort, threads, optimised=optimised), providers=[(provider, options)]
         )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
         reason = str(error).splitlines()[0]
@@ -79,7 +91,34 @@ def open(  # noqa: A001 - the name every engine module has
             f"{artifact.path} carries another Spec than its manifest.",
             f"Export it again: segdeploy export --model {artifact.spec.model}",
         )
-    return OrtEngine(session, artifact.spec, device=device, delivered=artifact.precision)
+    return OrtEngine(session, artifact.spec, device=device, delivered=_delivered(artifact.precision, device))
+
+
+def _delivered(asked: Precision, device: str) -> Precision:
+    """On a CPU, ONNX Runtime computes half-precision graphs in float32."""
+    return Precision.FP32 if (asked, device) == (Precision.FP16, "cpu") else asked
+
+
+def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:
+    """The convolutions that are really computed in a narrow type, read from the graph as the runtime optimised it."""
+    import onnx
+
+    ort = import_runtime()
+    provider, options = PROVIDERS[device]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _settings(ort, None, optimised=True)
+        settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(str(artifact.path), settings, providers=[(provider, options)])
+        graph = onnx.load(settings.optimized_model_filepath).graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    found: dict[str, Precision] = {}
+    for node in graph.node:
+        name = re.sub(r"_token_\d+$", "", node.name)
+        if node.op_type == "QLinearConv":
+            found[name] = Precision.INT8
+        elif "Conv" in node.op_type and halves.intersection(node.input):
+            found[name] = Precision.FP16
+    return found
 
 
 def import_runtime() -> ModuleType:

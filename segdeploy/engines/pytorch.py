@@ -18,6 +18,7 @@ OPENS = "checkpoint"
 PACKAGES = ("torch",)
 DEVICES = ("cuda", "cpu")
 CONCURRENT = False  # one pool of threads for the whole process
+FORM = None
 
 
 class TorchEngine(Engine):
@@ -55,6 +56,10 @@ def open(artifact: Artifact, *, device: str, threads: int | None = None) -> Torc
     network.check_size(artifact.spec.height, artifact.spec.width)
     spec = dataclasses.replace(artifact.spec, output="class_map")
     return TorchEngine(models.deployed(network, spec).eval(), spec, device=device)
+
+
+def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - fp32 alone
+    return {}
 
 
 def import_runtime() -> ModuleType:

@@ -1,5 +1,6 @@
 """An ONNX graph that can be asked who makes a tensor and who reads it."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +8,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from segdeploy.spec import Precision
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+# What these give, they were given: where their input is on a grid of values, their output is on it too.
+CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
 
 
 class Graph:
@@ -16,7 +21,7 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
-        self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.constants: dict[str, onnx.TensorProto] = {t.name: t for t in self.model.graph.initializer}
         self.index()
         self._read_shapes()
 
@@ -57,6 +62,17 @@ class Graph:
     def is_activation(self, name: str) -> bool:
         """A float tensor that depends on the images."""
         return name in self.producer and self.is_float(name)
+
+    def carries(self, name: str) -> bool:
+        """Whether a tensor's values are values its producer read."""
+        return name in self.producer and self.producer[name].op_type in CARRIERS
+
+    def is_positive(self, name: str) -> bool:
+        """Whether a tensor has no negative values by construction: it comes from a ReLU, or was carried from one."""
+        producer = self.producer[name]
+        if producer.op_type in CARRIERS:
+            return all(self.is_positive(source) for source in producer.input if self.is_activation(source))
+        return bool(producer.op_type == "Relu")
 
     def is_float(self, name: str) -> bool:
         return self._type(name) == onnx.TensorProto.FLOAT
@@ -101,3 +117,29 @@ class Graph:
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - any attribute
     return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)
+
+
+def convolution_work(graph: Graph) -> dict[str, int]:
+    """Multiply-adds of one image in each convolution."""
+    return {node.name: _multiply_adds(graph, node) for node in graph.convolutions()}
+
+
+def _multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
+    """Every weight of a convolution meets every place of its output (of a transposed one, of its input) once."""
+    places = graph.shape(node.output[0] if node.op_type == "Conv" else node.input[0])[2:]
+    return math.prod([*_stored(graph, node.input[1]).dims, *places])
+
+
+def convolution_types(graph: Graph) -> dict[str, Precision]:
+    """What each convolution computes in: the type its weights are stored in."""
+    types: dict[int, Precision] = {onnx.TensorProto.INT8: Precision.INT8, onnx.TensorProto.FLOAT16: Precision.FP16}
+    return {
+        node.name: types.get(_stored(graph, node.input[1]).data_type, Precision.FP32) for node in graph.convolutions()
+    }
+
+
+def _stored(graph: Graph, weight: str) -> onnx.TensorProto:
+    """The constant behind a weight, past the DequantizeLinear or Cast that reads it."""
+    while weight in graph.producer:
+        weight = graph.producer[weight].input[0]
+    return graph.constants[weight]

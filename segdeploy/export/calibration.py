@@ -7,6 +7,7 @@ not grow with the number of images.
 
 import dataclasses
 import math
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ LEVELS = 127  # magnitudes of a signed eight-bit value
 Batch = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 Range = tuple[float, float]
+Walk = Callable[[], Iterable[Batch]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,13 +56,17 @@ class Ranges:
 
 
 def collect(
-    model: "onnx.ModelProto",
-    tensors: Sequence[str],
-    batches: Callable[[], Iterable[Batch]],
-    *,
-    done: Callable[[], None] = lambda: None,
+    model: "onnx.ModelProto", tensors: Sequence[str], batches: Walk, *, done: Callable[[], None] = lambda: None
 ) -> Ranges:
     """`batches()` gives uint8 (N, H, W, 3) and is walked twice; `done` is called after every batch of both walks."""
+    found = extremes(model, tensors, batches, done=done)
+    return Ranges(found, _histograms(model, found, batches, done))
+
+
+def extremes(
+    model: "onnx.ModelProto", tensors: Sequence[str], batches: Walk, *, done: Callable[[], None] = lambda: None
+) -> dict[str, Range]:
+    """The least and the largest value of each tensor, and zero; one walk."""
     lows = dict.fromkeys(tensors, 0.0)
     highs = dict.fromkeys(tensors, 0.0)
     session = _session(_reduced(model, tensors))
@@ -70,21 +76,20 @@ def collect(
             _require_finite(name, float(low), float(high))
             lows[name], highs[name] = min(lows[name], float(low)), max(highs[name], float(high))
         done()
-    extremes = {name: (lows[name], highs[name]) for name in tensors}
-    return Ranges(extremes, _histograms(model, extremes, batches, done))
+    return {name: (lows[name], highs[name]) for name in tensors}
 
 
 def _histograms(
     model: "onnx.ModelProto",
-    extremes: Mapping[str, Range],
-    batches: Callable[[], Iterable[Batch]],
+    found: Mapping[str, Range],
+    batches: Walk,
     done: Callable[[], None],
 ) -> dict[str, Counts]:
-    histograms = {name: np.zeros(BINS, np.int64) for name in extremes}
-    session = _session(_thinned(model, list(extremes)))
+    histograms = {name: np.zeros(BINS, np.int64) for name in found}
+    session = _session(_thinned(model, list(found)))
     for batch in batches():
-        for name, values in zip(extremes, session.run(None, {"images": batch}), strict=True):
-            low, high = extremes[name]
+        for name, values in zip(found, session.run(None, {"images": batch}), strict=True):
+            low, high = found[name]
             if high > low:
                 histograms[name] += np.histogram(np.abs(values), BINS, (0.0, max(-low, high)))[0]
         done()
@@ -128,8 +133,8 @@ def _reduced(model: "onnx.ModelProto", tensors: Sequence[str]) -> "onnx.ModelPro
     graph = Graph(model)
     nodes = list(graph.nodes)
     for name in tensors:
-        for reduce in ("ReduceMin", "ReduceMax"):
-            nodes.append(helper.make_node(reduce, [name], [f"{name}/{reduce}"], keepdims=0))
+        reduced = [(reduce, f"{name}/{reduce}") for reduce in ("ReduceMin", "ReduceMax")]
+        nodes += [helper.make_node(reduce, [name], [given], keepdims=0) for reduce, given in reduced]
     return _with_outputs(graph, nodes, [node.output[0] for node in nodes[-2 * len(tensors) :]])
 
 
@@ -175,3 +180,40 @@ def _require_finite(name: str, low: float, high: float) -> None:
             f"the network computes values that are no numbers ({name}: {low} to {high}).",
             "Check the checkpoint: segdeploy parity shows whether PyTorch computes the same.",
         )
+
+
+def from_cache(text: str, model: "onnx.ModelProto", tensors: Sequence[str]) -> dict[str, Range]:
+    """Ranges from a calibration cache of TensorRT: a line `name: hex` for each tensor, the scale as a float32.
+
+    A cache knows no signs: what a ReLU gave is taken from 0 up. Raise InvalidFileError, with names, for a cache of
+    another network.
+    """
+    scales = dict(_cache_line(line) for line in text.splitlines()[1:] if line.strip())
+    graph = Graph(model)
+    ranges: dict[str, Range] = {}
+    for name in tensors:
+        sources = [ranges[source] for source in graph.producer[name].input if source in ranges]
+        if name in scales:
+            largest = scales[name] * LEVELS
+            ranges[name] = (0.0 if graph.is_positive(name) else -largest, largest)
+        elif graph.carries(name) and sources:
+            ranges[name] = min(low for low, _ in sources), max(high for _, high in sources)
+    absent = [name for name in tensors if name not in ranges]
+    if absent:
+        raise InvalidFileError(
+            f"the calibration cache lacks {len(absent)} of {len(tensors)} tensors: {', '.join(absent[:5])}.",
+            "Give the cache of this very network, or images: --calibrate DIR",
+        )
+    return ranges
+
+
+def _cache_line(line: str) -> tuple[str, float]:
+    name, _, digits = line.rpartition(":")
+    try:
+        (scale,) = struct.unpack("!f", bytes.fromhex(digits.strip()))
+    except (ValueError, struct.error) as error:
+        raise InvalidFileError(
+            f"{line!r} is no line of a TensorRT calibration cache (name: hex of a float32).", "Give the whole file."
+        ) from error
+    _require_finite(name, -scale, scale)
+    return name.strip(), scale

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdeploy.export._graph import CONVOLUTIONS, Graph
+from segdeploy.export._graph import CARRIERS, CONVOLUTIONS, Graph
 
 if TYPE_CHECKING:
     import onnx
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from segdeploy.export.calibration import Range
 
 LARGEST = 65504 / 2  # half of what a half holds: other images may reach further than those that were measured
-# What these give, they were given: nothing is rounded.
-EXACT = {
-    *("Concat", "DepthToSpace", "Expand", "Greater", "MaxPool", "Relu", "Slice", "SpaceToDepth"),
-    *("Split", "Transpose", "Where"),
-}
+# Nothing is rounded here.
+EXACT = {*CARRIERS, "Greater", "Relu", "Transpose"}
 
 
 def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onnx.ModelProto":
@@ -128,5 +125,9 @@ def _retype(node: "onnx.NodeProto", kind: int) -> None:
     from onnx import TensorProto
 
     for attribute in node.attribute:
-        if node.op_type == "Cast" and attribute.name == "to" and attribute.i in {TensorProto.FLOAT, TensorProto.FLOAT16}:
+        if (
+            node.op_type == "Cast"
+            and attribute.name == "to"
+            and attribute.i in {TensorProto.FLOAT, TensorProto.FLOAT16}
+        ):
             attribute.i = kind

@@ -8,14 +8,15 @@ for each output channel, a tensor is rounded once, all its readers share the res
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidRequestError
-from segdeploy.export._graph import Graph, attribute
+from segdeploy.export._graph import CARRIERS, Graph, attribute
 
 if TYPE_CHECKING:
     import onnx
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from segdeploy.export.calibration import Range
 
 FORMS = ("signed", "unsigned")
-# What these give, they were given: where their input is on a grid, their output is on it too.
-CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
 LARGEST = 127  # of a weight, and of an activation that may be negative
 STEPS = 255  # of an activation that may not
 MIDDLE = 128
 LARGEST_BIAS = 2**30  # in steps of its scale: half of what int32 holds
 WEIGHT, BIAS = 1, 2  # inputs of a convolution
+PADDING = 2  # input of Pad: the value
 
 
 def quantize(
@@ -120,7 +120,7 @@ class _Placement:
         return name
 
 
-def _placed(graph: Graph, chosen: Set[str], form: str, ranges: "Mapping[str, Range]") -> _Placement:
+def _placed(graph: Graph, chosen: AbstractSet[str], form: str, ranges: "Mapping[str, Range]") -> _Placement:
     placement = _Placement(ranges, form)
     convolutions = [node for node in graph.convolutions() if node.name in chosen]
     if form == "signed":
@@ -168,7 +168,7 @@ def _after_relu(graph: Graph, name: str) -> str:
 class _Writer:
     """Writes the nodes anew, in their order, each reading rounded values where there are some."""
 
-    def __init__(self, graph: Graph, placement: _Placement, chosen: Set[str], form: str) -> None:
+    def __init__(self, graph: Graph, placement: _Placement, chosen: AbstractSet[str], form: str) -> None:
         self.graph = graph
         self.placement = placement
         self.chosen = chosen
@@ -208,6 +208,8 @@ class _Writer:
     def _carry(self, node: "onnx.NodeProto") -> None:
         """Let a node work on quantised values; a constant of its own is put on their grid."""
         grid = self.placement.grid(node.output[0])
+        if node.op_type == "Pad":
+            self._say_what_pads(node)
         for index, source in enumerate(node.input):
             if source in self.quantized:
                 node.input[index] = f"{source}/quantized"
@@ -218,6 +220,14 @@ class _Writer:
             self._set_grid(name, grid)
             node.output[index] = f"{name}/quantized"
         self.nodes.append(node)
+
+    def _say_what_pads(self, node: "onnx.NodeProto") -> None:
+        """Left out, it is zero: of the float values, which need not be the zero of the quantised ones."""
+        if len(node.input) <= PADDING:
+            node.input.append("")
+        if not node.input[PADDING]:
+            node.input[PADDING] = f"{node.name}/padding"
+            self.graph.set_value(node.input[PADDING], np.zeros((), np.float32))
 
     def _compare(self, node: "onnx.NodeProto") -> None:
         """On one grid, which is larger does not change with the scale."""
@@ -240,7 +250,7 @@ class _Writer:
         self.quantized.add(name)
 
     def _dequantized(self, name: str) -> str:
-        """The float values of a quantised tensor; the node that gives them is written once, when it is first asked for."""
+        """The float values of a quantised tensor; their node is written once, when it is first asked for."""
         from onnx import helper
 
         given = f"{name}/dequantized"
@@ -284,7 +294,7 @@ class _Writer:
         for part, value in values.items():
             self.graph.set_value(f"{name}/{part}", value)
         inputs, outputs = [f"{name}/{part}" for part in values], [node.input[index]]
-        named = {"name": f"{name}/DequantizeLinear", "axis": axis}
+        named: dict[str, Any] = {"name": f"{name}/DequantizeLinear", "axis": axis}
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, outputs, **named))
 
 
@@ -309,7 +319,7 @@ def _transposed_as_pointwise(graph: Graph, ranges: "Mapping[str, Range]") -> "di
         between[f"{output}/phases"] = ranges[output]
         sources = [node.input[0], f"{weight}/1x1", f"{bias}/1x1"]
         nodes.append(helper.make_node("Conv", sources, [f"{output}/phases"], name=node.name))
-        spread = {"name": f"{node.name}/DepthToSpace", "blocksize": 2, "mode": "DCR"}
+        spread: dict[str, Any] = {"name": f"{node.name}/DepthToSpace", "blocksize": 2, "mode": "DCR"}
         nodes.append(helper.make_node("DepthToSpace", [f"{output}/phases"], [output], **spread))
     graph.replace_nodes(nodes)
     graph.drop_unread_constants()

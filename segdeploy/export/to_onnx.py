@@ -111,8 +111,9 @@ def _fold_constants(model: "onnx.ModelProto") -> None:
     folded = [node for node in model.graph.node if node.op_type in {"Cast", "ConstantOfShape"}]
     for node in folded:
         if node.input[0] in constants:
-            value = ReferenceEvaluator(node).run(None, {node.input[0]: numpy_helper.to_array(constants[node.input[0]])})
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value[0]), node.output[0]))
+            given = {node.input[0]: numpy_helper.to_array(constants[node.input[0]])}
+            (value,) = ReferenceEvaluator(node).run(None, given)
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), node.output[0]))
             model.graph.node.remove(node)
     read = {name for node in model.graph.node for name in node.input}
     for name in set(constants).difference(read):
