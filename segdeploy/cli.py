@@ -95,7 +95,7 @@ _engine = click.option(
     default="fp32",
     show_default=True,
     metavar="[RUNTIME:]PRECISION",
-    help="Such as fp32, ort:fp32, torch:fp32.",
+    help="Such as fp32, int8, ov:int8, ort:fp16, torch:fp32.",
 )
 _device = click.option(
     "--device",
@@ -233,7 +233,10 @@ def _narrowed(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--form", "forms", multiple=True, type=click.Choice(["signed", "unsigned"]), help=_FORM_HELP),
         click.option("--calibrate", type=_folder, help="Images for calibration. Default: packaged ones, or of --data."),
         click.option(
-            "--calibration", "method", type=click.Choice(["minmax", "percentile", "entropy", "mse"]), help=_METHOD_HELP
+            "--calibration-method",
+            "method",
+            type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+            help=_METHOD_HELP,
         ),
         click.option(
             "--calibration-cache",

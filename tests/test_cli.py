@@ -48,7 +48,7 @@ def result(outcome: Outcome) -> Any:  # noqa: ANN401 - a JSON document
     """The one document on stdout of a command that went well."""
     assert (outcome.code, outcome.err) == (0, "")
     document = outcome.json()
-    assert document["schema"] == 1
+    assert document["schema"] in {1, 2}
     return document
 
 
@@ -269,9 +269,17 @@ def test_a_reader_who_leaves_hears_no_more(workspace: Path, arguments: str) -> N
 
 
 def export_fields(report: dict[str, Any]) -> None:
-    assert report["path"] == GRAPH
-    assert report["sha256"] == artifact.sha256(Path(GRAPH))
-    assert report["parity"]["passed"] is True
+    (graph,) = report["graphs"]
+    assert graph["path"] == GRAPH
+    assert graph["sha256"] == artifact.sha256(Path(GRAPH))
+    assert graph["parity"]["passed"] is True
+
+
+def sensitivity_fields(report: dict[str, Any]) -> None:
+    assert report["form"] == "unsigned"
+    assert 0.5 < report["narrow"]["agreement"] <= 1
+    assert {row["layer"].partition("/")[0] for row in report["layers"]} > {"down.0.0.conv", "rise.0", "classifier"}
+    assert all(row["cost"] > 0 for row in report["layers"])
 
 
 def parity_fields(report: dict[str, Any]) -> None:
@@ -349,6 +357,7 @@ def train_fields(report: dict[str, Any]) -> None:
         pytest.param("export --model unet --data data", export_fields, marks=pytest.mark.slow),
         ("parity --data data", parity_fields),
         ("bench --data data --runs 3 --batch 2", bench_fields),
+        ("sensitivity --data data", sensitivity_fields),
         ("eval --data data", eval_fields),
         ("infer data/images", infer_fields),
         (f"inspect {GRAPH}", inspect_fields),

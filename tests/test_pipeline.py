@@ -186,10 +186,10 @@ def test_options_are_for_networks_that_are_not_trained_yet(work: Path) -> None:
         pipeline.export("unet", options={"multiplier": 0.5})
 
 
-def test_a_precision_that_cannot_be_made_yet_is_refused(work: Path) -> None:
+def test_the_reference_has_one_precision(work: Path) -> None:
     del work
-    with pytest.raises(InvalidRequestError, match="int8"):
-        pipeline.open("unet", engine="int8")
+    with pytest.raises(InvalidRequestError, match="torch is the reference, in fp32"):
+        pipeline.open("unet", engine="torch:int8")
 
 
 def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:

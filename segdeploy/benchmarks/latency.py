@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segdeploy import images
 from segdeploy.engines import Engine
 
-SCHEMA = 2
+SCHEMA = 1
 WARMUP = 3
 RESAMPLES = 2000
 Task = Callable[[], None]

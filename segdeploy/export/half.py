@@ -90,7 +90,7 @@ def rounded_in_float(model: "onnx.ModelProto") -> "onnx.ModelProto":
             node.output[list(node.output).index(name)] = f"{name}/unrounded"
             steps = [(f"{name}/unrounded", f"{name}/rounded", TensorProto.FLOAT16)]
             steps.append((f"{name}/rounded", name, TensorProto.FLOAT))
-            nodes += [helper.make_node("Cast", [a], [b], name=f"{b}/Cast", to=kind) for a, b, kind in steps]
+            nodes += [helper.make_node("Cast", [a], [b], name=f"{b}/Rounding", to=kind) for a, b, kind in steps]
     graph.replace_nodes(nodes)
     graph.describe_tensors()
     return graph.model

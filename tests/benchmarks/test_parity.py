@@ -40,9 +40,8 @@ def pictures() -> list[parity.Picture]:
 
 
 def prove(network: Network, spec: Spec, engine: Engine | None, pictures: list[parity.Picture]) -> dict[str, Any]:
-    stages = [parity.Stage("engine", engine, None if engine else "no GPU here")]
-    reference = parity.Reference(network, spec)
-    return parity.prove(reference, stages, pictures, spec, limits=parity.Limits(), done=lambda: None)
+    stages = [parity.Stage("engine", engine, reason=None if engine else "no GPU here")]
+    return parity.prove(parity.Reference(network, spec), stages, pictures, done=lambda: None)
 
 
 @pytest.mark.parametrize("name", models.names())
