@@ -670,7 +670,8 @@ def _parity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich ta
         if stage["passed"] is None:
             table.add_row(stage["name"], *["-"] * 6, stage["reason"])
             continue
-        shares = [f"{stage[key]:.4%}" for key in ("agreement", "near_ties", "pool_ties", "unexplained")]
+        keys = ("agreement", "near_ties", "pool_ties", "unexplained")
+        shares = ["-" if stage[key] is None else f"{stage[key]:.4%}" for key in keys]
         change = "-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}"
         verdict = "passed" if stage["passed"] else stage["reason"]
         table.add_row(stage["name"], f"{stage['runtime']} {stage['device']}", *shares, change, verdict)

@@ -8,10 +8,11 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from segdeploy.spec import Spec
 
 SCHEMA = 1
 LARGEST_TIE = 1e-3  # of the logits' range: however rough the arithmetic, a wider margin is no tie
+KEPT_BYTES = 2**28  # of PyTorch's class maps and near-ties
 Mask = NDArray[np.bool_]
 
 
@@ -34,8 +36,9 @@ Mask = NDArray[np.bool_]
 class Limits:
     """What a float32 stage must keep: shares of pixels, and every one that differs explained by a tie."""
 
+    explains: ClassVar[bool] = True
     agreement: float = 0.9999
-    near_ties: float = 0.001
+    near_ties: float = 0.01  # above it, too little is left to judge
     pool_ties: float = 0.00002
 
     def broken(self, found: Mapping[str, Any]) -> str | None:
@@ -56,8 +59,9 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NarrowLimits:
-    """What a stage of a narrower type may lose: agreement outside near-ties and, where there is truth, points of mIoU."""
+    """What a stage of a narrower type may lose: agreement outside near-ties and, with truth, points of mIoU."""
 
+    explains: ClassVar[bool] = False  # a narrower type moves pixels that no tie explains
     min_agreement: float
     max_drop: float
 
@@ -93,13 +97,20 @@ class Reference:
         logits = dataclasses.replace(spec, output="logits")
         self.spec = spec
         self.network = network
+        self._seen: dict[bytes, tuple[metrics.ClassMap, Mask]] = {}
         self.single = models.deployed(network, logits).eval()
         self.double = models.deployed(copy.deepcopy(network), logits).double().eval()
 
     def class_map(self, image: NDArray[np.uint8]) -> tuple[metrics.ClassMap, Mask]:
-        """(H, W, 3) -> the class map and which of its pixels are near-ties."""
-        logits, exact = self._logits(image)
-        return logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits, exact)
+        """(H, W, 3) -> the class map and which of its pixels are near-ties; kept, for a budget asks again."""
+        key = hashlib.sha256(image.tobytes()).digest()
+        if key not in self._seen:
+            logits, exact = self._logits(image)
+            seen = logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits, exact)
+            if len(self._seen) * 2 * seen[0].size > KEPT_BYTES:
+                return seen
+            self._seen[key] = seen
+        return self._seen[key]
 
     def pool_ties(self, image: NDArray[np.uint8]) -> Mask:
         """(H', W'): pixels within reach of a pooling window whose maximum float32 cannot decide."""
@@ -132,7 +143,7 @@ def near_ties(logits: Tensor, exact: Tensor) -> Mask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """`agreement`: of the pixels PyTorch decides; `miou_drop`: points, None without truth; `ms`: of the fastest image."""
+    """`agreement`: of the pixels PyTorch decides; `miou_drop`: points, None without truth; `ms`: the fastest."""
 
     agreement: float
     miou_drop: float | None
@@ -154,9 +165,9 @@ class _Tally:
         self.band += int(np.count_nonzero(band))
         self.band_differing += int(np.count_nonzero(differs & band))
         undecided = differs & ~tied
-        if undecided.any():
+        self.outside += int(np.count_nonzero(undecided))
+        if undecided.any() and self.stage.limits.explains:
             self.by_pool += int(np.count_nonzero(undecided & moved_by_pool()))
-            self.outside += int(np.count_nonzero(undecided))
 
     def report(self, tied_pixels: int, reference: metrics.Confusion, spec: Spec) -> dict[str, Any]:
         if self.stage.engine is None:
@@ -168,8 +179,8 @@ class _Tally:
             "agreement": 1 - self.differing / self.pixels,
             "decided_agreement": 1 - self.outside / decided if decided else 1.0,
             "near_ties": tied_pixels / self.pixels,
-            "pool_ties": self.by_pool / self.pixels,
-            "unexplained": (self.outside - self.by_pool) / self.pixels,
+            "pool_ties": self.by_pool / self.pixels if self.stage.limits.explains else None,
+            "unexplained": (self.outside - self.by_pool) / self.pixels if self.stage.limits.explains else None,
             **_miou_change(reference, self.counts, spec),
         }
         broken = self.stage.limits.broken(found)

@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
 import tensorrt_rtx
 import torch
+from numpy.typing import NDArray
 
-from segdeploy import models
+from segdeploy import checkpoint, images, models, pipeline
+from segdeploy.export import calibration, half, quantize
 from segdeploy.export import to_onnx as export
+from segdeploy.export._graph import Graph
 from segdeploy.spec import Spec
 
 CLASSES = 21
@@ -24,7 +28,13 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("deeplabv3", {}, (360, 480)),
     ("deeplabv3", {"head": "torchvision"}, (360, 480)),
 ]
+FULL_SIZE = [case for case in CASES if not case[1]]
+EXAMPLES = Path(__file__).parents[2] / "examples" / "nuclei" / "images"
 AGREEING = 0.999  # of the pixels, OpenVINO against ONNX Runtime, untrained networks on noise; measured 1.0
+
+LARGEST_PLAN = {"fp16": 0.6, "signed": 0.45}  # of the float32 file; measured FILLFP16, FILLINT8
+# Of the pixels, packaged U-Net, OpenVINO against the graph as it is written; measured 0.855 and 0.999997.
+SIGNED_IN_OPENVINO, UNSIGNED_IN_OPENVINO = 0.95, 0.999
 
 
 def exported(folder: Path, name: str, size: tuple[int, int], variant: dict[str, Any]) -> Path:
@@ -56,6 +66,17 @@ def build_plan(path: Path) -> int:
     return int(plan.nbytes)
 
 
+def narrowed(path: Path, kind: str) -> Path:
+    """The fp16 graph, or the signed int8 one over ranges that a trained network might have."""
+    model = onnx.load(path)
+    graph = Graph(model)
+    plausible = {name: (0.0 if graph.is_positive(name) else -6.0, 6.0) for name in quantize.tensors(model)}
+    narrow = half.to_half(model) if kind == "fp16" else quantize.quantize(model, plausible, form=kind)
+    written = path.with_suffix(f".{kind}.onnx")
+    onnx.save(narrow, written)
+    return written
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name,variant,size", CASES, ids=str)
 def test_tensorrt_rtx_builds_the_full_size_network(
@@ -72,6 +93,25 @@ def test_tensorrt_rtx_builds_the_small_network(name: str, tmp_path: Path) -> Non
     assert build_plan(exported(tmp_path, name, (45, 62), {"multiplier": 0.125}))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LARGEST_PLAN)
+@pytest.mark.parametrize("name,variant,size", FULL_SIZE, ids=str)
+def test_tensorrt_rtx_builds_small_plans_of_the_narrow_full_size_networks(
+    name: str, variant: dict[str, Any], size: tuple[int, int], kind: str, tmp_path: Path
+) -> None:
+    """A plan as large as the float32 one would hold float32 weights: the pairs were not taken."""
+    path = exported(tmp_path, name, size, variant)
+    assert build_plan(narrowed(path, kind)) <= LARGEST_PLAN[kind] * path.stat().st_size
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_tensorrt_rtx_builds_the_narrow_small_networks(name: str, tmp_path: Path) -> None:
+    """Strongly typed: a cast that is missing is an error, and bytes still come in and go out."""
+    path = exported(tmp_path, name, (45, 62), {"multiplier": 0.125})
+    for kind in LARGEST_PLAN:
+        assert build_plan(narrowed(path, kind))
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_openvino_compiles_the_graph_and_draws_the_same_map(name: str, tmp_path: Path) -> None:
     """Two independent runtimes agree on the file; bf16 is off, for fp32 was asked."""
@@ -82,3 +122,34 @@ def test_openvino_compiles_the_graph_and_draws_the_same_map(name: str, tmp_path:
     found = compiled(images)[0]
     assert found.dtype == np.uint8
     assert np.mean(found == expected) >= AGREEING
+
+
+def test_openvino_does_not_run_the_signed_form_exactly() -> None:
+    """Why its engine opens the unsigned form: convolutions that read a Concat of signed values come out wrong.
+
+    Where this fails, a newer OpenVINO has mended it (2026.4 has not).
+    """
+    network, spec = checkpoint.load(pipeline.PACKAGED / "unet.safetensors")
+    model = export.to_graph(network, spec)
+    seen, shown = (
+        [images.prepared(images.read(path), spec)[None] for path in paths]
+        for paths in (pipeline.packaged_images()[::8], sorted(EXAMPLES.glob("*.png")))
+    )
+    ranges = calibration.collect(model, quantize.tensors(model), lambda: seen).by("percentile")
+    agreement = {
+        form: openvino_agreement(quantize.quantize(model, ranges, form=form), shown) for form in quantize.FORMS
+    }
+    assert agreement["unsigned"] >= UNSIGNED_IN_OPENVINO
+    assert agreement["signed"] <= SIGNED_IN_OPENVINO
+
+
+def openvino_agreement(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> float:
+    """With ONNX Runtime, which runs the graph node by node as it is written."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return float(np.mean([compiled(image)[0] == session.run(None, {"images": image})[0] for image in pictures]))

@@ -1,0 +1,266 @@
+"""Measure what fp16 and int8 keep and what int8 gains; writes benchmarks/NAME.json and NAME.md.
+
+    python benchmarks/narrow.py speed [--runs 20] [--work DIR]
+    python benchmarks/narrow.py accuracy NAME --data DIR [--checkpoints DIR] [--work DIR]
+    python benchmarks/narrow.py memory [--work DIR]
+
+`speed`: the four networks at full size (360x480, 21 classes, untrained), fp32 and int8 in ONNX Runtime and OpenVINO, in
+one interleaved run with a chain of int8 convolutions, whose best GOP/s is the peak. `accuracy`: fp16, and int8 in both
+forms, inside the default budget and with --max-drop 0.1, on a labelled folder whose val.txt proves. `memory`: the peak of
+calibrating the full-size U-Net at 512x1024 with 10 and with 50 images. Files are made in DIR and used again.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+from onnx import TensorProto, helper, numpy_helper
+
+from segdeploy import artifact, engines, images, models, pipeline
+from segdeploy.benchmarks import latency, machine
+from segdeploy.export._graph import Graph, convolution_work
+from segdeploy.spec import Precision
+
+SCHEMA = 1
+HERE = Path(__file__).parent
+SPEED_ENGINES = ("ort:fp32", "ov:fp32", "ort:int8", "ov:int8")
+PEAK_CHANNELS = (256, 384, 512)
+PEAK_SIZE = (48, 64)
+PEAK_DEPTH = 6
+LARGE = "512x1024"
+
+
+def speed(runs: int) -> dict[str, Any]:
+    """Best and median milliseconds of each engine, and shares of the int8 peak of the same run."""
+    tasks: list[Callable[[], object]] = []
+    labels: list[tuple[str, str, float]] = []
+    for name in models.names():
+        fp32 = pipeline.graph_for(name) if _exported(name) else pipeline.export(name, weights="random")
+        giga = 2e-9 * sum(convolution_work(Graph(onnx.load(fp32.path))).values())
+        photo = images.prepared(images.read(pipeline.packaged_images()[0]), fp32.spec)[None]
+        for engine in SPEED_ENGINES:
+            runtime, precision = engines.parse(engine)
+            opened = engines.open_engine(pipeline.file_for(name, runtime, precision), runtime=runtime, device="cpu")
+            tasks.append(latency.host(opened, photo))
+            labels.append((name, engine, giga))
+    for channels in PEAK_CHANNELS:
+        model, giga = chain(channels)
+        x = np.random.default_rng(0).integers(0, 256, (1, channels, *PEAK_SIZE), dtype=np.uint8)
+        for engine, run in (("ort", _in_ort(model)), ("ov", _in_ov(model))):
+            tasks.append(lambda run=run, x=x: run(x))  # type: ignore[misc] # bound now
+            labels.append((f"chain of {channels}", engine, giga))
+    samples = latency.interleaved([_quiet(task) for task in tasks], runs=runs, done=lambda: None)
+    rows = [
+        {
+            "network": network,
+            "engine": engine,
+            "gop": giga,
+            "best_ms": min(kept),
+            "median_ms": float(np.median(kept)),
+            "best_gop_per_s": 1000 * giga / min(kept),
+        }
+        for (network, engine, giga), kept in zip(labels, samples, strict=True)
+    ]
+    return {"runs": runs, "rows": rows}
+
+
+def _quiet(task: Callable[[], object]) -> Callable[[], None]:
+    return lambda: (task(), None)[1]
+
+
+def _exported(name: str) -> bool:
+    return (pipeline.EXPORTS / f"{name}.fp32.onnx").is_file()
+
+
+def chain(channels: int) -> tuple[onnx.ModelProto, float]:
+    """3x3 convolutions in int8, one behind the other, and the giga-operations of all."""
+    random = np.random.default_rng(0)
+    constants = {"scale": np.float32(0.05), "zero": np.uint8(0), "weight_scale": np.float32(0.01), "none": np.int8(0)}
+    nodes = [helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["d0"])]
+    for index in range(PEAK_DEPTH):
+        constants[f"w{index}"] = random.integers(-127, 128, (channels, channels, 3, 3), dtype=np.int8)
+        nodes += [
+            helper.make_node("DequantizeLinear", [f"w{index}", "weight_scale", "none"], [f"f{index}"]),
+            helper.make_node("Conv", [f"d{index}", f"f{index}"], [f"c{index}"], pads=[1, 1, 1, 1]),
+            helper.make_node("QuantizeLinear", [f"c{index}", "scale", "zero"], [f"q{index}"]),
+            helper.make_node("DequantizeLinear", [f"q{index}", "scale", "zero"], [f"d{index + 1}"]),
+        ]
+    shape = [1, channels, *PEAK_SIZE]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info(f"d{PEAK_DEPTH}", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model, 2e-9 * PEAK_DEPTH * 9 * channels**2 * PEAK_SIZE[0] * PEAK_SIZE[1]
+
+
+def _in_ort(model: onnx.ModelProto) -> Callable[[Any], object]:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": x})
+
+
+def _in_ov(model: onnx.ModelProto) -> Callable[[Any], object]:
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"NUM_STREAMS": 1})
+    request = compiled.create_infer_request()
+    return lambda x: request.infer([x])
+
+
+def speed_table(report: dict[str, Any]) -> str:
+    rows = report["rows"]
+    peak = max(row["best_gop_per_s"] for row in rows if row["network"].startswith("chain"))
+    lines = [
+        f"int8 peak of this run: {peak:.0f} GOP/s. Milliseconds, best of {report['runs']}; `x` against the faster fp32"
+        " (for ort: against its own).",
+        "",
+        "| network | GOP | ort fp32 | ov fp32 | ort int8 | x its fp32 | ov int8 | x best fp32 | of the peak |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in models.names():
+        best = {row["engine"]: row["best_ms"] for row in rows if row["network"] == name}
+        giga = next(row["gop"] for row in rows if row["network"] == name)
+        fastest = min(best["ort:fp32"], best["ov:fp32"])
+        lines.append(
+            f"| {name} | {giga:.1f} | {best['ort:fp32']:.0f} | {best['ov:fp32']:.0f} | {best['ort:int8']:.0f} "
+            f"| {best['ort:fp32'] / best['ort:int8']:.2f} | {best['ov:int8']:.0f} "
+            f"| {fastest / best['ov:int8']:.2f} | {1000 * giga / best['ov:int8'] / peak:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def accuracy(data: Path, checkpoints: Path | None) -> dict[str, Any]:
+    """Every network in fp16 and int8: what the proof measured on the images that took no part, and what stayed wide."""
+    rows = []
+    for name in models.names():
+        weights = None if checkpoints is None else str(checkpoints / f"{name}.safetensors")
+        pipeline.export(name, weights=weights, data=data)
+        for precision, drop in ((Precision.FP16, None), (Precision.INT8, None), (Precision.INT8, 0.1)):
+            wanted = pipeline.Narrow(precision, data=data, max_drop=drop)
+            rows += [_kept(graph, drop) for graph in pipeline.narrow(name, wanted)]
+            sys.stderr.write(f"{name} {precision} {drop}\n")
+    return {"rows": rows}
+
+
+def _kept(graph: artifact.Artifact, drop: float | None) -> dict[str, Any]:
+    assert graph.parity is not None  # noqa: S101 - it was made a moment ago
+    stages = {stage["name"]: stage for stage in graph.parity["stages"]}
+    kept = {key: stages["graph"][key] for key in ("agreement", "decided_agreement", "miou_change")}
+    return {
+        "network": graph.spec.model,
+        "precision": graph.precision,
+        "form": graph.form,
+        "max_drop": drop,
+        "images": graph.parity["images"],
+        **kept,
+        "passed": graph.parity["passed"],
+        "narrow_share": graph.made_by["narrow_share"],
+        "in_float": sorted(graph.made_by["in_float"]),
+        "delivered": {name: facts["delivered_share"] for name, facts in graph.made_by["delivered"].items()},
+    }
+
+
+def accuracy_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| network | graph | --max-drop | agreement | of decided pixels | mIoU, points | narrow work | float32 layers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        graph = row["precision"] if row["form"] is None else f"{row['precision']} {row['form']}"
+        wide = ", ".join(layer.partition("/")[0] for layer in row["in_float"]) or "none"
+        lines.append(
+            f"| {row['network']} | {graph} | {row['max_drop'] or 'default'} | {row['agreement']:.3%} "
+            f"| {row['decided_agreement']:.3%} | {row['miou_change']:+.3f} | {row['narrow_share']:.1%} | {wide} |"
+        )
+    return "\n".join(lines)
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory of processes of their own that calibrate on 10 and on 50 images."""
+    if not _exported("unet"):
+        pipeline.export("unet", weights="random", size=(512, 1024))
+    rows = []
+    for count in (10, 50):
+        done = subprocess.run(  # noqa: S603 - this very script
+            [sys.executable, __file__, "calibrate", str(count)], check=True, capture_output=True, text=True
+        )
+        rows.append(json.loads(done.stdout))
+    return {"size": LARGE, "rows": rows, "ratio": rows[1]["peak_mb"] / rows[0]["peak_mb"]}
+
+
+def calibrate(count: int) -> dict[str, Any]:
+    from segdeploy import narrow
+
+    graph = pipeline.graph_for("unet")
+    files = [pipeline.packaged_images()[index % 32] for index in range(count)]
+    started = time.perf_counter()
+    narrow.int8_recipes(
+        graph, ["signed"], narrow.Photographs(files, graph.spec), method=narrow.METHOD, watch=pipeline.silent
+    )
+    seconds = time.perf_counter() - started
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"images": count, "peak_mb": peak_mb, "seconds": seconds}
+
+
+def memory_table(report: dict[str, Any]) -> str:
+    lines = [f"Full-size U-Net at {report['size']}.", "", "| images | peak MB | seconds |", "|---|---|---|"]
+    lines += [f"| {row['images']} | {row['peak_mb']:.0f} | {row['seconds']:.0f} |" for row in report["rows"]]
+    return "\n".join([*lines, "", f"50 images take {report['ratio']:.3f} of the memory of 10."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "accuracy", "memory", "calibrate"])
+    parser.add_argument("name", nargs="?", help="of the data, in the file's name (accuracy)")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--work", type=Path, default=Path("work"))
+    arguments = parser.parse_args()
+    if arguments.what == "calibrate":
+        sys.stdout.write(json.dumps(calibrate(int(arguments.name))))
+        return
+    data = arguments.data.resolve() if arguments.data else None
+    checkpoints = arguments.checkpoints.resolve() if arguments.checkpoints else None
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    os.chdir(arguments.work)
+    if arguments.what == "speed":
+        report, table = speed(arguments.runs), speed_table
+    elif arguments.what == "memory":
+        report, table = memory(), memory_table
+    else:
+        assert data is not None  # noqa: S101 - the usage says so
+        report, table = accuracy(data, checkpoints), accuracy_table
+    words = [arguments.what, *([arguments.name] if arguments.name else []), *(["--data", data.name] if data else [])]
+    words += ["--checkpoints", "checkpoints"] if checkpoints else []
+    write("_".join(["narrow", *words[: 2 if arguments.name else 1]]), shlex.join(words), report, table(report))
+
+
+def write(name: str, words: str, report: dict[str, Any], table: str) -> None:
+    facts = machine.describe()
+    command = f"python benchmarks/narrow.py {words}"
+    document = {"schema": SCHEMA, "command": command, "made_at": artifact.now(), "machine": facts, **report}
+    artifact.write_atomically(HERE / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
+    head = f"`{command}` on {facts['processor']}, {facts['cores']} cores.\n\n"
+    artifact.write_atomically(HERE / f"{name}.md", (head + table + "\n").encode())
+    sys.stdout.write(head + table + "\n")
+
+
+if __name__ == "__main__":
+    main()
