@@ -313,8 +313,11 @@ def export(
     _print(report, as_json=as_json, lines=[line for graph in graphs for line in _graph_lines(graph)])
 
 
+_SPELLED = {"forms": "form", "method": "calibration-method", "cache": "calibration-cache"}
+
+
 def _require_none(options: Mapping[str, Any], belongs_to: str) -> None:
-    given = [name.replace("_", "-") for name, value in options.items() if value not in {None, ()}]
+    given = [_SPELLED.get(name, name.replace("_", "-")) for name, value in options.items() if value not in {None, ()}]
     if given:
         raise InvalidRequestError(f"--{given[0]} belongs to {belongs_to}.", "Leave it out, or change --precision.")
 
@@ -349,8 +352,9 @@ def _graph_lines(graph: "Artifact") -> Iterator[str]:
 
 
 def _module(layer: str) -> str:
-    """`encoder.0.1.conv/Conv` -> the module of the network that it stands for."""
-    return layer.partition("/")[0]
+    """`encoder.0.1.conv/Conv` -> the module whose convolution it is; any other node by its own name."""
+    module, _, kind = layer.partition("/")
+    return module if kind in {"Conv", "ConvTranspose"} else layer
 
 
 @cli.command(short_help="Compare PyTorch, graph and engine by pixels.")

@@ -86,11 +86,12 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """Which images take which part; those that prove take no other."""
+    """Which images take which part; those that prove take no other. `skipped`: files that cannot be read, and why."""
 
     calibrate: Sequence[Path]
     rank: Sequence[Picture]
     prove: Sequence[Picture]
+    skipped: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
 
 def parts_of(*, packaged: Sequence[Path] | None, calibrate: Path | None, data: Path | None) -> Parts:
@@ -100,24 +101,26 @@ def parts_of(*, packaged: Sequence[Path] | None, calibrate: Path | None, data: P
     calibrate where no folder was given for it; where there are none either, what decides calibrates.
     """
     given = packaged if calibrate is None else images_in(calibrate)
+    skipped: Mapping[Path, str] = {}
     if data is not None:
         rank, prove = _divided_folder(data)
     elif given is not None:
-        rank, prove = _divided([Picture(file, None) for file in given])
+        readable, skipped = _readable(_distinct(given)[: 2 * max(MOST_CALIBRATING, MOST_RANKING)])
+        rank, prove = _divided([Picture(file, None) for file in readable])
         given = None
     else:
         raise InvalidRequestError(
-            "there are no calibration images: they come with the package for its own weights alone.",
-            "Give some like those the network will see: --calibrate DIR, or --data DIR with labels.",
+            "there are no images to calibrate, decide and prove on: only packaged weights bring their own.",
+            "Give some like those the network will see: segdeploy export --calibrate DIR, or --data DIR with labels.",
         )
     if not rank or not prove:
         raise InvalidRequestError("one image is not enough: some decide, others prove.", "Give at least two images.")
     proving = {artifact.sha256(picture.image) for picture in prove}
     candidates = [picture.image for picture in rank] if given is None else given
-    chosen = [file for file in sorted(candidates, key=artifact.sha256) if artifact.sha256(file) not in proving]
+    chosen = [file for file in _distinct(candidates) if artifact.sha256(file) not in proving]
     if not chosen:
         raise InvalidRequestError("every calibration image is also a proof image.", "Give others: --calibrate DIR")
-    return Parts(chosen[:MOST_CALIBRATING], rank[:MOST_RANKING], prove)
+    return Parts(chosen[:MOST_CALIBRATING], rank[:MOST_RANKING], prove, skipped)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -138,17 +141,44 @@ def _divided_folder(data: Path) -> tuple[list[Picture], list[Picture]]:
     labelled = dataset.open_folder(data)
     train, val = ([Picture(sample.image, sample.mask) for sample in part] for part in (labelled.train, labelled.val))
     if (data / "val.txt").is_file() and train:
-        return sorted(train, key=_sha256_of_image), val
+        proving = {artifact.sha256(picture.image) for picture in val}
+        return [picture for sha256, picture in _by_sha256(train) if sha256 not in proving], val
     return _divided([*train, *val])
 
 
 def _divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-    ordered = sorted(pictures, key=_sha256_of_image)
+    ordered = [picture for _, picture in _by_sha256(pictures)]
     return ordered[::2], ordered[1::2]
 
 
-def _sha256_of_image(picture: Picture) -> str:
-    return artifact.sha256(picture.image)
+def _by_sha256(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:
+    """In the order of their images' bytes; of copies, one."""
+    return sorted({artifact.sha256(picture.image): picture for picture in pictures}.items())
+
+
+def _distinct(files: Sequence[Path]) -> list[Path]:
+    return [picture.image for _, picture in _by_sha256([Picture(file, None) for file in files])]
+
+
+def _readable(files: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that are images, and why the others are none. Raise InvalidFileError where all are others."""
+    skipped = {}
+    for file in files:
+        try:
+            images.read(file)
+        except SegdeployError as error:
+            skipped[file] = error.what
+    readable = [file for file in files if file not in skipped]
+    if not readable:
+        raise _none_readable(skipped)
+    return readable, skipped
+
+
+def _none_readable(skipped: Mapping[Path, str]) -> InvalidFileError:
+    return InvalidFileError(
+        f"none of {len(skipped)} calibration images can be read: {next(iter(skipped.values()))}",
+        "Give photographs: --calibrate DIR",
+    )
 
 
 def path_of(fp32: Artifact, precision: Precision, form: str | None) -> Path:
@@ -160,10 +190,10 @@ def path_of(fp32: Artifact, precision: Precision, form: str | None) -> Path:
 class Photographs:
     """Walks over photographs as the network sees them, one at a time; those that cannot be read are left out."""
 
-    def __init__(self, files: Sequence[Path], spec: Spec) -> None:
+    def __init__(self, files: Sequence[Path], spec: Spec, skipped: Mapping[Path, str] | None = None) -> None:
         self._files = files
         self._spec = spec
-        self.skipped: dict[Path, str] = {}
+        self.skipped = dict(skipped or {})
 
     def __len__(self) -> int:
         return len(self._files)
@@ -176,11 +206,8 @@ class Photographs:
                 self.skipped[file] = error.what
                 continue
             yield images.prepared(photo, self._spec)[None]
-        if len(self.skipped) == len(self._files):
-            raise InvalidFileError(
-                f"none of {len(self._files)} calibration images can be read: {next(iter(self.skipped.values()))}",
-                "Give photographs: --calibrate DIR",
-            )
+        if self.skipped.keys() >= set(self._files):
+            raise _none_readable(self.skipped)
 
     def described(self) -> dict[str, Any]:
         """Names and hashes of what was used; what was left out, and why."""
@@ -203,7 +230,7 @@ def recipes(
         raise InvalidRequestError("fp16 has no form and no calibration.", "Leave those options to --precision int8.")
     if cache is not None and method is not None:
         raise InvalidRequestError("a calibration cache has its method in it.", "Give --calibration-cache alone.")
-    photographs = Photographs(parts.calibrate, fp32.spec)
+    photographs = Photographs(parts.calibrate, fp32.spec, parts.skipped)
     if precision is Precision.FP16:
         return [half_recipe(fp32, photographs, watch=watch)]
     wanted = list(dict.fromkeys(forms)) or list(quantize.FORMS)
@@ -218,16 +245,14 @@ def half_recipe(fp32: Artifact, photographs: Photographs, *, watch: Watch) -> Re
     with watch(f"Measuring the range of {fp32.spec.model}", len(photographs)) as done:
         extremes = calibration.extremes(model, half.tensors(model), photographs, done=done)
     convolutions = convolution_work(Graph(model))
+    beyond = half.beyond_range(model, extremes)
     return Recipe(
         fp32=fp32,
         precision=Precision.FP16,
         form=None,
         build=lambda in_float: half.to_half(model, in_float=in_float),
         work={name: convolutions.get(name, 0) for name in half.nodes(model)},
-        always={
-            name: f"reaches {largest:.4g}, above {half.LARGEST:g}"
-            for name, largest in half.beyond_range(model, extremes).items()
-        },
+        always={name: f"reaches {largest:.4g}, above {half.LARGEST:g}" for name, largest in beyond.items()},
         made_by={"range": photographs.described()},
     )
 
@@ -369,10 +394,11 @@ class Narrowing:
         return self._report(graph, stages(graph, model, fp32, engine), self.parts.prove)
 
 
-def write(graph: Artifact, model: onnx.ModelProto, report: Mapping[str, Any]) -> Artifact:
+def write(graph: Artifact, model: onnx.ModelProto, report: Mapping[str, Any] | None) -> Artifact:
     """The file and its manifest; between the two, the file has none and counts as unfinished."""
-    artifact.manifest_path(graph.path).unlink(missing_ok=True)
-    artifact.write_atomically(graph.path, model.SerializeToString(deterministic=True))
+    with artifact.replacing(graph.path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        artifact.manifest_path(graph.path).unlink(missing_ok=True)
     written = dataclasses.replace(graph, sha256=artifact.sha256(graph.path), parity=report)
     artifact.write_manifest(written)
     return written

@@ -373,6 +373,7 @@ def narrow(
 def sensitivity(model: str | None, wanted: Narrow, *, watch: Watch = silent) -> dict[str, Any]:
     """What each layer gives back when it alone is float32, and what that costs: the most for its cost first."""
     fp32 = graph_for(model, watch=watch)
+    _require_not_refuted(fp32)
     narrowing, recipes = _narrowing(fp32, wanted, watch)
     recipe = recipes[-1]
     search = narrowing.search(recipe)
@@ -515,7 +516,7 @@ def bench(
     asked = [engines.parse(name) for name in engine_names]
     if require_faster:
         asked = list(dict.fromkeys([*((runtime, Precision.FP32) for runtime, _ in asked), *asked]))
-    files = [file_for(model, runtime, precision, watch=watch) for runtime, precision in asked]
+    files = [_timed_file(model, runtime, precision, watch=watch) for runtime, precision in asked]
     pictures = dataset.image_files(data) if data is not None else packaged_images()
     with contextlib.ExitStack() as stack:
         opened = [
@@ -543,6 +544,16 @@ def bench(
     failures += _slower(rows, ratios) if require_faster else []
     report = {"schema": latency.SCHEMA, "rows": rows, "ratios": ratios, "failures": failures}
     return {**report, "runs": runs, "machine": machine.describe()}
+
+
+def _timed_file(model: str | None, runtime: str, precision: Precision, *, watch: Watch) -> Artifact:
+    """As `file_for`; where a narrow graph is named by its path, its own float32 graph."""
+    if model is not None and model.endswith(".onnx") and precision is Precision.FP32:
+        named = artifact.read(Path(model))
+        if named.precision is not precision and engines.modules()[runtime].OPENS == "graph":
+            with _as_it_was_written(named):
+                return _sibling(named)
+    return file_for(model, runtime, precision, watch=watch)
 
 
 def _ratios(

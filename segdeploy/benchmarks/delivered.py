@@ -43,7 +43,7 @@ def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
         (layer for layer in narrow if found.get(layer) is not file.precision), key=lambda layer: -work[layer]
     )
     total = sum(work[layer] for layer in narrow)
-    share = 1 - sum(work[layer] for layer in wider) / total if total else 1.0
+    share = 1 - sum(work[layer] for layer in wider) / total if total else 0.0
     kind = file.precision if share >= ENOUGH else Precision.FP32
     return {"delivered": kind, "delivered_share": share, "wider": wider}
 

@@ -59,6 +59,9 @@ class Graph:
                 found.update(node.input)
         return found
 
+    def activations_read(self, node: onnx.NodeProto) -> list[str]:
+        return [source for source in node.input if self.is_activation(source)]
+
     def is_activation(self, name: str) -> bool:
         """A float tensor that depends on the images."""
         return name in self.producer and self.is_float(name)
@@ -71,7 +74,7 @@ class Graph:
         """Whether a tensor has no negative values by construction: it comes from a ReLU, or was carried from one."""
         producer = self.producer[name]
         if producer.op_type in CARRIERS:
-            return all(self.is_positive(source) for source in producer.input if self.is_activation(source))
+            return all(self.is_positive(source) for source in self.activations_read(producer))
         return bool(producer.op_type == "Relu")
 
     def is_float(self, name: str) -> bool:

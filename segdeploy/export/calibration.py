@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
+REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSum")
 BINS = 2048
 KEPT = 2**16  # values of one tensor and image that go into its histogram, about
 PERCENTILE = 99.99
@@ -72,8 +73,8 @@ def extremes(
     session = _session(_reduced(model, tensors))
     for batch in batches():
         found = session.run(None, {"images": batch})
-        for name, low, high in zip(tensors, found[::2], found[1::2], strict=True):
-            _require_finite(name, float(low), float(high))
+        for name, low, high, total in zip(tensors, found[::3], found[1::3], found[2::3], strict=True):
+            _require_numbers(name, float(low), float(high), float(total))
             lows[name], highs[name] = min(lows[name], float(low)), max(highs[name], float(high))
         done()
     return {name: (lows[name], highs[name]) for name in tensors}
@@ -127,15 +128,15 @@ def by_entropy(counts: Counts, largest: float) -> float:
 
 
 def _reduced(model: "onnx.ModelProto", tensors: Sequence[str]) -> "onnx.ModelProto":
-    """The graph with two outputs a tensor, its least and its largest value."""
+    """The graph with three outputs a tensor: its least and its largest value, and the sum, which no NaN escapes."""
     from onnx import helper
 
     graph = Graph(model)
     nodes = list(graph.nodes)
     for name in tensors:
-        reduced = [(reduce, f"{name}/{reduce}") for reduce in ("ReduceMin", "ReduceMax")]
+        reduced = [(reduce, f"{name}/{reduce}") for reduce in REDUCTIONS]
         nodes += [helper.make_node(reduce, [name], [given], keepdims=0) for reduce, given in reduced]
-    return _with_outputs(graph, nodes, [node.output[0] for node in nodes[-2 * len(tensors) :]])
+    return _with_outputs(graph, nodes, [node.output[0] for node in nodes[-len(REDUCTIONS) * len(tensors) :]])
 
 
 def _thinned(model: "onnx.ModelProto", tensors: Sequence[str]) -> "onnx.ModelProto":
@@ -174,8 +175,8 @@ def _session(model: "onnx.ModelProto") -> Any:  # noqa: ANN401 - the module is l
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def _require_finite(name: str, low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _require_numbers(name: str, low: float, high: float, total: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)) or math.isnan(total):
         raise InvalidFileError(
             f"the network computes values that are no numbers ({name}: {low} to {high}).",
             "Check the checkpoint: segdeploy parity shows whether PyTorch computes the same.",
@@ -215,5 +216,6 @@ def _cache_line(line: str) -> tuple[str, float]:
         raise InvalidFileError(
             f"{line!r} is no line of a TensorRT calibration cache (name: hex of a float32).", "Give the whole file."
         ) from error
-    _require_finite(name, -scale, scale)
+    if not 0 <= scale < math.inf:
+        raise InvalidFileError(f"the calibration cache gives {name} the scale {scale}.", "Give a cache that is whole.")
     return name.strip(), scale

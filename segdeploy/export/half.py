@@ -31,6 +31,8 @@ def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onn
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         is_half = node.name in narrow
+        if node.op_type in EXACT:  # given by float32 and read by float32, it is not rounded in between
+            is_half &= halves.issuperset(graph.activations_read(node))
         for index, source in enumerate(node.input):
             if source in floats and (source in halves) != is_half:
                 node.input[index] = _converted(graph, source, nodes, to_half=is_half)
@@ -57,12 +59,15 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
 
 
 def beyond_range(model: "onnx.ModelProto", extremes: "Mapping[str, Range]") -> dict[str, float]:
-    """The nodes that read, hold or give a value above `LARGEST`, and that value."""
+    """The nodes that round and read, hold or give a value above `LARGEST`, and that value."""
     graph = Graph(model)
     found = {}
     for node in _convertible(graph):
+        if node.op_type in EXACT:
+            continue
         seen = [extremes[name] for name in (*node.input, *node.output) if name in extremes]
-        held = [np.abs(graph.value(name)).max(initial=0) for name in node.input if name in graph.constants]
+        constants = [name for name in node.input if name in graph.constants and graph.is_float(name)]
+        held = [np.abs(graph.value(name)).max(initial=0) for name in constants]
         largest = max([*(max(-low, high) for low, high in seen), *map(float, held)], default=0.0)
         if largest > LARGEST:
             found[node.name] = largest

@@ -59,7 +59,7 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
         name = pending.pop()
         producer = graph.producer[name]
         if name not in found and producer.op_type in CARRIERS:
-            pending += _carried_by(graph, producer)
+            pending += graph.activations_read(producer)
         found.add(name)
     return [name for node in graph.nodes for name in node.output if name in found]
 
@@ -141,7 +141,7 @@ def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> Non
         return
     seen.add(name)
     producer = graph.producer[name]
-    sources = _carried_by(graph, producer) if producer.op_type in CARRIERS else []
+    sources = graph.activations_read(producer) if producer.op_type in CARRIERS else []
     for source in sources:
         _want(graph, source, placement, seen)
     # Values from 0 up next to values of both signs would lose half of their steps on a common grid.
@@ -153,10 +153,6 @@ def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> Non
         seen.add(output)
         for source in sources:
             placement.tie(output, source)
-
-
-def _carried_by(graph: Graph, node: "onnx.NodeProto") -> list[str]:
-    return [source for source in node.input if graph.is_activation(source)]
 
 
 def _after_relu(graph: Graph, name: str) -> str:
@@ -289,6 +285,8 @@ class _Writer:
         from onnx import helper
 
         name = node.input[index]
+        if f"{name}/dequantized" in self.graph.producer:  # equal constants are one: each reader rounds its own
+            name = f"{node.name}/{name}"
         node.input[index] = f"{name}/dequantized"
         values = {"quantized": rounded, "scale": scales, "zero_point": np.zeros(len(scales), rounded.dtype)}
         for part, value in values.items():
@@ -296,6 +294,7 @@ class _Writer:
         inputs, outputs = [f"{name}/{part}" for part in values], [node.input[index]]
         named: dict[str, Any] = {"name": f"{name}/DequantizeLinear", "axis": axis}
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, outputs, **named))
+        self.graph.producer[node.input[index]] = self.nodes[-1]
 
 
 def _transposed_as_pointwise(graph: Graph, ranges: "Mapping[str, Range]") -> "dict[str, Range]":
@@ -307,20 +306,30 @@ def _transposed_as_pointwise(graph: Graph, ranges: "Mapping[str, Range]") -> "di
 
     nodes: list[onnx.NodeProto] = []
     between = {}
+    moved: set[str] = set()
     for node in graph.nodes:
+        if node.name in moved:
+            continue
         if not _doubles(graph, node):
             nodes.append(node)
             continue
-        weight, bias, output = node.input[WEIGHT], node.input[BIAS], node.output[0]
+        weight, bias = node.input[WEIGHT], node.input[BIAS]
         kernel = graph.value(weight)
         inputs, outputs = kernel.shape[:2]
         graph.set_value(f"{weight}/1x1", kernel.transpose(2, 3, 1, 0).reshape(4 * outputs, inputs, 1, 1))
         graph.set_value(f"{bias}/1x1", np.tile(graph.value(bias), 4))
-        between[f"{output}/phases"] = ranges[output]
+        phases = f"{node.output[0]}/phases"
         sources = [node.input[0], f"{weight}/1x1", f"{bias}/1x1"]
-        nodes.append(helper.make_node("Conv", sources, [f"{output}/phases"], name=node.name))
+        nodes.append(helper.make_node("Conv", sources, [phases], name=node.name))
+        output = _after_relu(graph, node.output[0])
+        if output != node.output[0]:  # the ReLU stays behind its convolution, where runtimes fuse it
+            relu = graph.producer[output]
+            moved.add(relu.name)
+            nodes.append(helper.make_node("Relu", [phases], [f"{output}/phases"], name=relu.name))
+            phases = f"{output}/phases"
+        between[phases] = ranges[output]
         spread: dict[str, Any] = {"name": f"{node.name}/DepthToSpace", "blocksize": 2, "mode": "DCR"}
-        nodes.append(helper.make_node("DepthToSpace", [f"{output}/phases"], [output], **spread))
+        nodes.append(helper.make_node("DepthToSpace", [phases], [output], **spread))
     graph.replace_nodes(nodes)
     graph.drop_unread_constants()
     graph.describe_tensors()
@@ -340,4 +349,4 @@ def _doubles(graph: Graph, node: "onnx.NodeProto") -> bool:
 
 def _positive(scale: float) -> np.float32:
     """A scale that no runtime divides by zero with: what is always zero may have any."""
-    return np.float32(scale) if scale > np.finfo(np.float32).tiny else np.float32(1)
+    return np.float32(scale) if scale > np.finfo(np.float32).tiny else np.float32(1 / STEPS)

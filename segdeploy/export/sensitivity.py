@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy import artifact
+from segdeploy.errors import InvalidRequestError
 
 SCHEMA = 1
 LEAST_COST = 0.01  # of the whole network: below it, a layer's milliseconds are noise
@@ -36,6 +37,13 @@ class Budget:
 
     min_agreement: float
     max_drop: float  # points of mIoU
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.min_agreement <= 1 and 0 <= self.max_drop < math.inf):
+            raise InvalidRequestError(
+                f"a budget of {self.min_agreement} agreement and {self.max_drop} points is none.",
+                "Give --min-agreement in 0..1 and --max-drop of 0 or more.",
+            )
 
     def holds(self, quality: Quality) -> bool:
         return quality.agreement >= self.min_agreement and (quality.miou_drop or 0.0) <= self.max_drop
@@ -137,8 +145,22 @@ class Record:
         self._share = share
         self._measured: dict[frozenset[str], Quality] = {}
         self.accepted: frozenset[str] | None = None
-        for entry in _entries(path, key):
-            self._measured[frozenset(entry["in_float"])] = Quality(*(entry[name] for name in Quality.__slots__))
+        for in_float, quality, accepted in self._earlier():
+            self._measured[in_float] = quality
+            self.accepted = in_float if accepted else self.accepted
+
+    def _earlier(self) -> list[tuple[frozenset[str], Quality, bool]]:
+        """What an earlier search of the same key left; a damaged file counts as none."""
+        try:
+            document = json.loads(self.path.read_bytes())
+            if (document["schema"], document["key"]) != (SCHEMA, self._key):
+                return []
+            found = [_step(entry) for entry in document["steps"]]
+            for in_float, _, _ in found:
+                self._share(in_float)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return []
+        return found
 
     def find(self, in_float: frozenset[str]) -> Quality | None:
         return self._measured.get(in_float)
@@ -174,17 +196,12 @@ def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return better and (one["narrow_share"], one["agreement"]) != (other["narrow_share"], other["agreement"])
 
 
-def _entries(path: Path, key: str) -> list[dict[str, Any]]:
-    """What an earlier search of the same key left; a damaged file counts as none."""
-    try:
-        document = json.loads(path.read_bytes())
-        steps: list[dict[str, Any]] = document["steps"]
-        if document["schema"] == SCHEMA and document["key"] == key and all(map(_is_step, steps)):
-            return steps
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return []
-
-
-def _is_step(entry: Mapping[str, Any]) -> bool:
-    return set(entry) >= {"in_float", *Quality.__slots__} and math.isfinite(entry["agreement"])
+def _step(entry: Mapping[str, Any]) -> tuple[frozenset[str], Quality, bool]:
+    """One measurement as `Record.steps` writes it. Raise ValueError, TypeError or KeyError for anything else."""
+    values = [entry[name] for name in Quality.__slots__]
+    agreement, *others = values
+    if not math.isfinite(agreement) or not all(value is None or math.isfinite(value) for value in others):
+        raise ValueError(f"{values} is no measurement")
+    if not isinstance(entry["in_float"], list) or not isinstance(entry["accepted"], bool):
+        raise TypeError(f"{entry} is no step")
+    return frozenset(entry["in_float"]), Quality(*values), entry["accepted"]

@@ -142,7 +142,6 @@ def test_layers_left_in_float_are_not_held_against_the_runtime(unet: dict[str, A
         assert not [layer for layer in found["wider"] if layer.startswith("up.")]
 
 
-@pytest.mark.xfail(strict=True, reason="nothing asked for counts as all of it delivered")
 def test_a_graph_without_one_narrow_layer_delivers_float32(unet: dict[str, Artifact]) -> None:
     """What `--min-agreement 1` may come to is called int8, and computes nothing in it."""
     graph = narrow_of(unet["fp32"], Precision.INT8, in_float=lambda _: True)
@@ -359,7 +358,6 @@ def test_the_command_ends_with_4_where_delivery_is_required_and_0_where_it_is_no
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.xfail(strict=True, reason="the float32 sibling of a path is looked for in the path itself")
 def test_a_graph_that_is_named_by_its_path_is_compared_with_its_float_graph() -> None:
     """Its manifest names the graph it was made from."""
     report = pipeline.bench("export/unet.int8-unsigned.onnx", engine_names=["int8"], runs=2, require_faster=True)

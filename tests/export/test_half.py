@@ -124,7 +124,6 @@ def test_with_every_node_in_float_the_graph_is_the_float_graph(packaged: Package
     assert {tensor.name for tensor in whole.graph.initializer} == {t.name for t in packaged.model.graph.initializer}
 
 
-@pytest.mark.xfail(reason="a Relu that stays half rounds what islands give it and what they read", strict=True)
 def test_with_every_node_that_rounds_in_float_nothing_is_rounded() -> None:
     """The end of every search for layers to leave in float; what only carries values goes with them."""
     model = tiny("m = Mul(x, a) r = Relu(m) c = Conv(r, w) y = Identity(c)", a=0.1)

@@ -259,9 +259,6 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
     return edited
 
 
-UNNOTICED = pytest.mark.xfail(raises=(TypeError, RecursionError), reason="ends in a traceback")
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -277,9 +274,9 @@ UNNOTICED = pytest.mark.xfail(raises=(TypeError, RecursionError), reason="ends i
         damaged(lambda fields: fields["steps"][0].pop("ms")),
         damaged(lambda fields: fields["steps"][0].update(agreement=None)),
         damaged(lambda fields: fields["steps"][0].update(agreement=float("nan"))),
-        pytest.param(damaged(lambda fields: fields["steps"][0].update(in_float=None)), marks=UNNOTICED),
-        pytest.param(damaged(lambda fields: fields["steps"][0].update(in_float=[["a"]])), marks=UNNOTICED),
-        pytest.param(lambda _: b"[" * 100_000, marks=UNNOTICED),
+        damaged(lambda fields: fields["steps"][0].update(in_float=None)),
+        damaged(lambda fields: fields["steps"][0].update(in_float=[["a"]])),
+        lambda _: b"[" * 100_000,
     ],
     ids=[
         "cut off",
@@ -330,7 +327,6 @@ def test_one_set_is_accepted(tmp_path: Path) -> None:
     assert [step["accepted"] for step in document(tmp_path)["steps"]] == [False, True, False]
 
 
-@pytest.mark.xfail(reason="what is measured afterwards takes the mark off the set that was accepted")
 def test_a_search_that_goes_on_keeps_what_was_accepted(tmp_path: Path) -> None:
     """`export --precision int8`, then `sensitivity`: the graph is still the one that was accepted."""
     record = record_in(tmp_path)
