@@ -344,7 +344,7 @@ def _graph_lines(graph: "Artifact") -> Iterator[str]:
     if "asked" in graph.made_by:
         shares = ", ".join(f"{share:.1%} {kind}" for kind, share in graph.made_by["asked"].items())
         computed = [
-            f"{runtime} computes {facts['delivered_share']:.0%} of that"
+            f"{runtime} computes {facts['delivered_share']:.0%} of it in {graph.precision}"
             for runtime, facts in graph.made_by["delivered"].items()
         ]
         yield f"  convolution work: {'; '.join([shares, *computed])}"
@@ -692,7 +692,7 @@ def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich ta
         ]
         engine = f"{row['runtime']}:{row['precision']} {row['device']}"
         if row["delivered"] != row["precision"]:
-            engine += f" (delivered: {row['delivered']})"
+            engine += f" (delivered: {row['delivered'] or 'unknown'})"
         table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, f"{row['images_per_s']:.1f}", *scores)
     return table
 

@@ -309,8 +309,12 @@ def executor(graph: Artifact, model: onnx.ModelProto, *, as_written: bool = Fals
     return ort.open(graph, device="cpu", optimised=optimised, graph=spelled_out.SerializeToString())
 
 
-def stages(graph: Artifact, model: onnx.ModelProto, fp32: Artifact, engine: Engine | None) -> list[Stage]:
-    """The chain of a narrow graph: the float32 graph, the narrow one in its own arithmetic, the engine."""
+def stages(graph: Artifact, fp32: Artifact, engine: Engine | None, model: onnx.ModelProto | None = None) -> list[Stage]:
+    """The chain of a narrow graph: the float32 graph, the narrow one in its own arithmetic, the engine.
+
+    `model` is the narrow graph where it is not written yet.
+    """
+    model = model or onnx.load(graph.path)
     limits = NarrowLimits(**graph.made_by["budget"])
     reason = None if engine else f"no runtime on this machine runs the {graph.form} form exactly"
     return [
@@ -391,7 +395,7 @@ class Narrowing:
     def _prove(self, graph: Artifact, model: onnx.ModelProto, fp32: Artifact) -> Mapping[str, Any]:
         runs_here = graph.form in {None, NATIVE_FORM}
         engine = ort.open(graph, device="cpu", graph=model.SerializeToString()) if runs_here else None
-        return self._report(graph, stages(graph, model, fp32, engine), self.parts.prove)
+        return self._report(graph, stages(graph, fp32, engine, model), self.parts.prove)
 
 
 def write(graph: Artifact, model: onnx.ModelProto, report: Mapping[str, Any] | None) -> Artifact:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -281,12 +282,9 @@ def _stages(graph: Artifact, engine: Engine | None, *, opens_graph: bool) -> "li
     from segdeploy.engines import ort
 
     if graph.precision is not Precision.FP32:
-        import onnx
-
-        from segdeploy import narrow
-
         with _as_it_was_written(graph):
-            return narrow.stages(graph, onnx.load(graph.path), _sibling(graph), engine)
+            stages: list[Stage] = _narrowing_module().stages(graph, _sibling(graph), engine)
+            return stages
     as_written = [Stage("graph", ort.open(graph, device="cpu", optimised=False))] if opens_graph else []
     return [*as_written, Stage("engine", engine)]
 
@@ -408,8 +406,7 @@ def _fp32_for_narrowing(
 
 
 def _narrowing(fp32: Artifact, wanted: Narrow, watch: Watch) -> "tuple[Narrowing, list[Recipe]]":
-    from segdeploy import narrow as narrowing
-
+    narrowing = _narrowing_module()
     kind = fp32.made_by["weights"]["kind"]
     packaged = None if kind == "file" else packaged_images()
     parts = narrowing.parts_of(packaged=packaged, calibrate=wanted.calibrate, data=wanted.data)
@@ -423,6 +420,14 @@ def _narrowing(fp32: Artifact, wanted: Narrow, watch: Watch) -> "tuple[Narrowing
     reference = _reference(origin(fp32), fp32.spec)
     report = functools.partial(_report, reference=reference, watch=watch)
     return narrowing.Narrowing(parts, budget, reference, report, watch=watch), recipes
+
+
+def _narrowing_module() -> ModuleType:
+    try:
+        from segdeploy import narrow as module
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
+    return module
 
 
 def _with_delivered(graph: Artifact) -> Artifact:
@@ -578,7 +583,7 @@ def _not_delivered(rows: Sequence[Mapping[str, Any]], *, always: bool) -> list[d
     failures = {}
     for row in rows:
         precision, name = Precision(row["precision"]), f"{row['runtime']}:{row['precision']}"
-        if row["delivered"] != precision and (always or delivered.has_units(precision, row["device"])):
+        if row["delivered"] not in {None, precision} and (always or delivered.has_units(precision, row["device"])):
             layers = ", ".join(row["wider"][:5])
             what = f"{name} does {row['delivered_share']:.1%} of its {precision} work in {precision}; wider: {layers}."
             failures[name] = {"what": what, "remedy": "Choose another runtime, or ask for what it delivers."}
@@ -711,8 +716,10 @@ def _is_random(file: Artifact) -> bool:
 
 def _pictures(data: Path | None) -> "list[Picture]":
     """Validation images with masks of a labelled folder, all images of an unlabelled one, or the packaged ones."""
-    from segdeploy.benchmarks.parity import Picture
-
+    try:
+        from segdeploy.benchmarks.parity import Picture
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
     if data is None:
         return [Picture(image, None) for image in packaged_images()]
     if (data / "masks").is_dir():

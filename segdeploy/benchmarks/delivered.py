@@ -1,22 +1,25 @@
 """Asked and delivered are two facts: what share of the narrow work that a graph asks for, a runtime does narrow."""
 
+import importlib.util
 from pathlib import Path
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from segdeploy import engines
 from segdeploy.artifact import Artifact
-from segdeploy.export._graph import Graph, convolution_types, convolution_work
 from segdeploy.spec import Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 ENOUGH = 0.9  # of the narrow work, for the engine to be called narrow
 # Instructions that multiply bytes: with them an int8 graph has no reason to run in float32.
 BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
-def asked(model: onnx.ModelProto) -> dict[str, float]:
+def asked(model: "onnx.ModelProto") -> dict[str, float]:
     """The share of the convolutions' multiply-adds that a graph gives to each type."""
+    from segdeploy.export._graph import Graph, convolution_types, convolution_work
+
     graph = Graph(model)
     work, types = convolution_work(graph), convolution_types(graph)
     total = sum(work.values())
@@ -31,10 +34,18 @@ def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
     """What a runtime makes of a graph, read from the graph as the runtime optimised it.
 
     `delivered`: the type that did at least nine tenths of the work that was asked for in it, else fp32. `wider`: the
-    layers that were asked for in a narrow type and run in a wider one, the most work first.
+    layers that were asked for in a narrow type and run in a wider one, the most work first. Without the onnx package,
+    what the manifest says was found when the graph was made, or null.
     """
     if file.precision is Precision.FP32:
         return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": []}
+    if importlib.util.find_spec("onnx") is None:
+        unknown: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
+        return dict(file.made_by.get("delivered", {}).get(runtime, unknown))
+    import onnx
+
+    from segdeploy.export._graph import Graph, convolution_types, convolution_work
+
     graph = Graph(onnx.load(file.path))
     work, types = convolution_work(graph), convolution_types(graph)
     narrow = {layer for layer, kind in types.items() if kind is file.precision}
