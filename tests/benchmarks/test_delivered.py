@@ -162,8 +162,8 @@ def test_nine_tenths_of_the_work_are_enough(
 ) -> None:
     """Of the multiply-adds, not of the layers."""
     work = {"large/Conv": round(10_000 * share), "small/Conv": 10_000 - round(10_000 * share)}
-    monkeypatch.setattr(delivered, "convolution_work", lambda _: work)
-    monkeypatch.setattr(delivered, "convolution_types", lambda _: dict.fromkeys(work, Precision.INT8))
+    monkeypatch.setattr("segdeploy.export._graph.convolution_work", lambda _: work)
+    monkeypatch.setattr("segdeploy.export._graph.convolution_types", lambda _: dict.fromkeys(work, Precision.INT8))
     ort = engines.modules()["ort"]
     monkeypatch.setattr(ort, "narrow_convolutions", lambda *_, **__: {"large/Conv": Precision.INT8})
     found = delivered.delivered(unet["int8"], runtime="ort", device="cpu")
