@@ -40,6 +40,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def graph_path(folder: Path, model: str, precision: Precision, form: str | None = None) -> Path:
+    """`export/unet.fp16.onnx`, `export/unet.int8-unsigned.onnx`."""
+    return folder / f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx"
+
+
 def manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 

@@ -54,7 +54,7 @@ class Recipe:
 
     @property
     def path(self) -> Path:
-        return path_of(self.fp32, self.precision, self.form)
+        return artifact.graph_path(self.fp32.path.parent, self.fp32.spec.model, self.precision, self.form)
 
     def narrow_share(self, in_float: Collection[str]) -> float:
         """Of the convolutions' multiply-adds, the share that is narrow."""
@@ -179,12 +179,6 @@ def _none_readable(skipped: Mapping[Path, str]) -> InvalidFileError:
         f"none of {len(skipped)} calibration images can be read: {next(iter(skipped.values()))}",
         "Give photographs: --calibrate DIR",
     )
-
-
-def path_of(fp32: Artifact, precision: Precision, form: str | None) -> Path:
-    """`export/unet.fp16.onnx`, `export/unet.int8-unsigned.onnx`."""
-    tag = precision if form is None else f"{precision}-{form}"
-    return fp32.path.with_name(f"{fp32.spec.model}.{tag}.onnx")
 
 
 class Photographs:

@@ -93,15 +93,11 @@ def _known_graph(model: str | None, precision: Precision, form: str | None) -> A
             f"Export it first: segdeploy export --model NAME --weights {model}",
         )
     models.require(model)
-    path = EXPORTS / f"{model}.{_tag(precision, form)}.onnx"
+    path = artifact.graph_path(EXPORTS, model, precision, form)
     if not path.is_file() or not artifact.manifest_path(path).is_file():
         return None
     graph = artifact.read(path)
     return None if _is_stale(graph) else graph
-
-
-def _tag(precision: Precision, form: str | None) -> str:
-    return precision if form is None else f"{precision}-{form}"
 
 
 def _is_stale(graph: Artifact) -> bool:
