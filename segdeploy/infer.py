@@ -17,6 +17,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployErr
 
 SCHEMA = 1
 STEPS = ("read", "resize", "engine", "write")
+POLL_S = 0.01
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,13 +99,11 @@ def run(engine: Engine, sources: Sequence[Source], out: Path, *, overlay: bool, 
     try:
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join()
+        job.wait_for(workers)
     except KeyboardInterrupt:
         job.summary.interrupted = True
         job.stop.set()
-        for worker in filter(threading.Thread.is_alive, workers):
-            worker.join()
+        job.wait_for(workers)
     job.summary.seconds = time.monotonic() - started
     job.summary.give_engine_the_rest(time.process_time() - spent_before)
     if job.fatal is not None:
@@ -137,10 +136,25 @@ class _Job:
         self.stop = threading.Event()
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
+        self._ended: list[None] = []
         self._engine_lock = threading.Semaphore(os.cpu_count() or 1 if engine.concurrent else 1)
+
+    def wait_for(self, workers: Sequence[threading.Thread]) -> None:
+        """Wait until every worker that was started has ended.
+
+        Not by `Thread.join`: in Python 3.11, Ctrl-C inside it can mark a thread as ended that still runs.
+        """
+        while len(self._ended) < sum(worker.ident is not None for worker in workers):
+            time.sleep(POLL_S)
 
     def work(self) -> None:
         """Take sources until none is left."""
+        try:
+            self._take()
+        finally:
+            self._ended.append(None)
+
+    def _take(self) -> None:
         while not self.stop.is_set():
             with self._lock:
                 source, target = next(self.targets, (None, None))
