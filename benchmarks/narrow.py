@@ -80,13 +80,18 @@ def speed(runs: int) -> dict[str, Any]:
     return {"runs": runs, "rows": rows}
 
 
-def full_size(name: str, size: tuple[int, int] = pipeline.RANDOM_SIZE) -> dict[Precision, artifact.Artifact]:
-    """The network of the paper, untrained, and its unsigned int8 graph; nothing to prove, for it decides nothing."""
+def untrained(name: str, size: tuple[int, int]) -> artifact.Artifact:
+    """The float32 graph of the paper's network; nothing to prove, for it decides nothing."""
     weights = pipeline.weights_for(name, "random", size=size)
     network, spec = checkpoint.load(weights.checkpoint.path)
     described = weights.described_for(pipeline.EXPORTS)
-    fp32 = to_onnx(network, spec, pipeline.EXPORTS / f"{name}.fp32.onnx", weights=described)
-    photographs = narrow.Photographs(pipeline.packaged_images()[: pipeline.RANDOM_STATISTICS], spec)
+    return to_onnx(network, spec, artifact.graph_path(pipeline.EXPORTS, name, Precision.FP32), weights=described)
+
+
+def full_size(name: str) -> dict[Precision, artifact.Artifact]:
+    """That graph at 360x480, and its unsigned int8 graph."""
+    fp32 = untrained(name, pipeline.RANDOM_SIZE)
+    photographs = narrow.Photographs(pipeline.packaged_images()[: pipeline.RANDOM_STATISTICS], fp32.spec)
     (recipe,) = narrow.int8_recipes(fp32, [narrow.NATIVE_FORM], photographs, method=narrow.METHOD, watch=silent)
     budget = narrow.BUDGETS[Precision.INT8]
     return {Precision.FP32: fp32, Precision.INT8: narrow.write(recipe.described([], budget), recipe.build([]), None)}
@@ -214,10 +219,7 @@ def accuracy_table(report: dict[str, Any]) -> str:
 
 def memory() -> dict[str, Any]:
     """Peak memory of processes of their own that calibrate on 10 and on 50 images."""
-    weights = pipeline.weights_for("unet", "random", size=LARGE)
-    network, spec = checkpoint.load(weights.checkpoint.path)
-    described = weights.described_for(pipeline.EXPORTS)
-    to_onnx(network, spec, pipeline.EXPORTS / "unet.fp32.onnx", weights=described)
+    untrained("unet", LARGE)
     rows = []
     for count in (10, 50):
         done = subprocess.run(  # noqa: S603 - this very script

@@ -96,6 +96,11 @@ def installed(packages: tuple[str, ...]) -> list[str]:
     return [package for package in packages if package in found]
 
 
+def on_cpu(asked: Precision) -> Precision:
+    """What a runtime delivers on a CPU: none convolves in half precision, all compute such graphs in float32."""
+    return Precision.FP32 if asked is Precision.FP16 else asked
+
+
 def missing(package: str, extra: str) -> MissingRuntimeError:
     return MissingRuntimeError(
         f"{package} is not installed or does not load.", f"Install it: pip install 'segdeploy[{extra}]'"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, installed, missing, unknown_device
+from segdeploy.engines._base import ClassMaps, Engine, Images, installed, missing, on_cpu, unknown_device
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -91,12 +91,8 @@ def open(  # noqa: A001 - the name every engine module has
             f"{artifact.path} carries another Spec than its manifest.",
             f"Export it again: segdeploy export --model {artifact.spec.model}",
         )
-    return OrtEngine(session, artifact.spec, device=device, delivered=_delivered(artifact.precision, device))
-
-
-def _delivered(asked: Precision, device: str) -> Precision:
-    """On a CPU, ONNX Runtime computes half-precision graphs in float32."""
-    return Precision.FP32 if (asked, device) == (Precision.FP16, "cpu") else asked
+    delivered = on_cpu(artifact.precision) if device == "cpu" else artifact.precision
+    return OrtEngine(session, artifact.spec, device=device, delivered=delivered)
 
 
 def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:

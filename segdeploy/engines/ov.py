@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, missing, unknown_device
+from segdeploy.engines._base import ClassMaps, Engine, Images, missing, on_cpu, unknown_device
 from segdeploy.errors import InvalidFileError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -66,7 +66,7 @@ def open(  # noqa: A001 - the name every engine module has
         raise InvalidFileError(f"OpenVINO cannot open {artifact.path}: {_reason(error)}", remedy) from error
     if not _carries(model, artifact.spec):
         raise InvalidFileError(f"{artifact.path} carries another Spec than its manifest.", remedy)
-    engine = OvEngine(compiled, artifact.spec, delivered=_delivered(artifact.precision))
+    engine = OvEngine(compiled, artifact.spec, delivered=on_cpu(artifact.precision))
     # OpenVINO 2026.4's binding fills tables of its own at the first call: two first calls at once wait for one another.
     engine.classify(np.zeros((1, artifact.spec.height, artifact.spec.width, 3), np.uint8))
     return engine
@@ -113,11 +113,6 @@ def _settings(threads: int | None) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": cores,
         "NUM_STREAMS": max(1, cores // (threads or cores)),
     }
-
-
-def _delivered(asked: Precision) -> Precision:
-    """The CPU plug-in computes half-precision graphs in float32."""
-    return Precision.FP32 if asked is Precision.FP16 else asked
 
 
 def _carries(model: Any, spec: Spec) -> bool:  # noqa: ANN401 - the module is lazy

@@ -73,7 +73,7 @@ class Graph:
     def is_positive(self, name: str) -> bool:
         """Whether a tensor has no negative values by construction: it comes from a ReLU, or was carried from one."""
         producer = self.producer[name]
-        if producer.op_type in CARRIERS:
+        if self.carries(name):
             return all(self.is_positive(source) for source in self.activations_read(producer))
         return bool(producer.op_type == "Relu")
 
