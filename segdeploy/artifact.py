@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployErr
 from segdeploy.spec import Precision, Spec
 
 SCHEMA = 1
-Kind = Literal["checkpoint", "graph"]
+Kind = Literal["checkpoint", "graph", "plan"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +37,16 @@ class Artifact:
     form: str | None = None
 
 
+def digest(document: Any) -> str:  # noqa: ANN401 - any JSON value
+    """The sha256 of a JSON document, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """What can be made again, for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segdeploy"
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -45,21 +56,45 @@ def graph_path(folder: Path, model: str, precision: Precision, form: str | None 
     return folder / f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx"
 
 
+def plan_path(folder: Path, model: str, runtime: str, precision: Precision, compute_capability: str) -> Path:
+    """`engines/unet.trt.fp16.cc89.plan`; the compute capability is spelled 8.9."""
+    return folder / f"{model}.{runtime}.{precision}.cc{compute_capability.replace('.', '')}.plan"
+
+
 def manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_manifest(artifact: Artifact) -> None:
+def manifest(artifact: Artifact) -> bytes:
+    """What stands in the manifest of an artifact."""
     fields = dataclasses.asdict(dataclasses.replace(artifact, path=Path(artifact.path.name)))
     document = {"schema": SCHEMA, **fields, "path": artifact.path.name}
-    write_atomically(manifest_path(artifact.path), (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def write_manifest(artifact: Artifact) -> None:
+    write_atomically(manifest_path(artifact.path), manifest(artifact))
 
 
 def read_manifest(path: Path) -> Artifact:
     """The artifact at `path` as its manifest describes it; the file itself is not read."""
     beside = manifest_path(path)
     try:
-        document = json.loads(beside.read_bytes())
+        text = beside.read_bytes()
+    except FileNotFoundError as error:
+        raise InvalidFileError(
+            f"{path} has no manifest ({beside.name}) beside it.", "Make it with segdeploy export, or bring both files."
+        ) from error
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {beside}: {error.strerror}.", "Check its permissions.") from error
+    return described(path, text)
+
+
+def described(path: Path, text: bytes) -> Artifact:
+    """The artifact at `path` as the bytes of its manifest describe it."""
+    beside = manifest_path(path)
+    try:
+        document = json.loads(text)
         if document.pop("schema") != SCHEMA:
             raise InvalidFileError(f"{beside} is of another schema.", f"Make {path.name} again with this version.")
         spec = _spec(document.pop("spec"), beside)
@@ -67,12 +102,6 @@ def read_manifest(path: Path) -> Artifact:
         document.setdefault("form", None)  # files from before there were forms
         _require_types(document)
         return Artifact(**{**document, "path": path, "spec": spec, "precision": precision})
-    except FileNotFoundError as error:
-        raise InvalidFileError(
-            f"{path} has no manifest ({beside.name}) beside it.", "Make it with segdeploy export, or bring both files."
-        ) from error
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {beside}: {error.strerror}.", "Check its permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidFileError(
             f"{beside} is no manifest of segdeploy: {error}.", f"Make {path.name} again with segdeploy export."

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import re
 import sys
 import warnings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segdeploy.artifact import Artifact
+    from segdeploy.engines import RunOptions
 
 EXIT_FAILED_GATE = 4
 EXIT_FAILED_IMAGES = 5
@@ -34,6 +36,8 @@ def main() -> NoReturn:
     """Run the command line; every failure ends in two lines and its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold any bytes
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("segdeploy").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged EXIF block is no news to whoever wants a mask
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
@@ -80,13 +84,16 @@ def cli() -> None:
       segdeploy export --model segnet --precision int8
                                                   the same in int8, inside an accuracy budget
       segdeploy parity --model segnet --data DIR  compare PyTorch, graph and engine by pixels
+      segdeploy build --model unet --engine trt:fp16
+                                                  compile a plan for an NVIDIA GPU, signed
       segdeploy bench --engine fp32               time it, with percentiles
       segdeploy infer ./images                    masks for a folder of photographs
     """  # noqa: D301 - a raw string would not hold click's mark
 
 
 def _model(*, required: bool = False) -> Callable[..., Any]:
-    text = "Network to use." if required else "Network, or a .onnx file. Default: the newest export, else unet."
+    named = "Network, or a .onnx or .plan file. Default: the newest export, else unet."
+    text = "Network to use." if required else named
     return click.option("--model", metavar="NAME", required=required, help=text)
 
 
@@ -95,15 +102,40 @@ _engine = click.option(
     default="fp32",
     show_default=True,
     metavar="[RUNTIME:]PRECISION",
-    help="Such as fp32, int8, ov:int8, ort:fp16, torch:fp32.",
+    help="Such as fp32, int8, ov:int8, trt:fp16, torch:fp32. Without a runtime: the best usable one here.",
 )
-_device = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the engine runs; auto takes what the installed runtime was built for.",
-)
+
+
+def _running(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of how an engine runs."""
+    options = [
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where the engine runs; auto takes what the installed runtime was built for.",
+        ),
+        click.option(
+            "--cuda",
+            type=click.Choice(["cuda-bindings", "pycuda"]),
+            help="How a plan reaches the GPU. Default: what is installed.",
+        ),
+        click.option(
+            "--cuda-graphs/--no-cuda-graphs", default=True, show_default=True, help="Launch a plan's network at once."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _run_options(cuda: str | None, *, cuda_graphs: bool, threads: int | None = None) -> "RunOptions":
+    from segdeploy.engines import RunOptions
+
+    return RunOptions(threads=threads, cuda=cuda, cuda_graphs=cuda_graphs)
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _folder = click.Path(path_type=Path, file_okay=False)
 
@@ -357,17 +389,108 @@ def _module(layer: str) -> str:
     return module if kind in {"Conv", "ConvTranspose"} else layer
 
 
+@cli.command(short_help="Compile a plan for an NVIDIA GPU, and sign it.")
+@_model()
+@click.option(
+    "--engine", required=True, metavar="RUNTIME:PRECISION", help="trt:fp16, trt-rtx:int8; others compile nothing."
+)
+@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(1), help="Most images of one call.")
+@click.option("--opt-batch", default=1, show_default=True, type=click.IntRange(1), help="Images it is tuned for.")
+@click.option("--workspace", type=click.IntRange(1), metavar="MB", help="Scratch memory. Default: what there is.")
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What TensorRT measured before. Default: one for this version, GPU and driver in the user's cache.",
+)
+@click.option(
+    "--pin-timing-cache", is_flag=True, help="Only read it, and fail on what it lacks: the same kernels again."
+)
+@click.option("--compute-capability", metavar="X.Y", help="Of the GPU it is for (trt-rtx). Default: the one here.")
+@_json
+def build(
+    *,
+    model: str | None,
+    engine: str,
+    max_batch: int,
+    opt_batch: int,
+    workspace: int | None,
+    timing_cache: Path | None,
+    pin_timing_cache: bool,
+    compute_capability: str | None,
+    as_json: bool,
+) -> None:
+    """Compile a plan into engines/, with a signed manifest; prove it, where this machine has the GPU for it."""
+    from segdeploy import pipeline
+    from segdeploy.engines import BuildOptions
+
+    options = BuildOptions(max_batch, opt_batch, workspace, timing_cache, pin_timing_cache, compute_capability)
+    plan = pipeline.build(model, engine=engine, options=options, watch=_watch)
+    report = {
+        "schema": 1,
+        "path": str(plan.path),
+        "kind": plan.kind,
+        "sha256": plan.sha256,
+        "precision": plan.precision,
+        "size_mb": plan.path.stat().st_size / 1e6,
+        "made_by": plan.made_by,
+        "parity": plan.parity,
+    }
+    _print(report, as_json=as_json, lines=list(_plan_lines(plan)))
+
+
+def _plan_lines(plan: "Artifact") -> Iterator[str]:
+    spec, made = plan.spec, plan.made_by
+    size_mb = plan.path.stat().st_size / 1e6
+    yield f"{plan.path}  {size_mb:.1f} MB  {spec.height}x{spec.width}  {len(spec.classes)} classes"
+    if plan.kind == "plan":
+        target = f"compute capability {made['compute_capability']}, batch 1 to {made['options']['max_batch']}"
+        yield f"  {made['runtime']} {made['runtime_version']}, {target}"
+        typed = ", ".join(f"{share:.1%} {kind}" for kind, share in made["typed"]["work"].items())
+        told = made["reason"] or f"{made['delivered_share']:.1%} in {made['delivered']}"
+        yield f"  convolution work: {typed} in the typed network; delivered: {told}"
+        yield "  signed: any change to the plan or its manifest is refused"
+    yield f"  {_parity_line(plan.parity or {})}"
+
+
+@cli.command(short_help="Admit a plan from elsewhere, by its manifest's sha256.")
+@click.argument("sha256", required=False)
+@click.option("--revoke", is_flag=True, help="Take it out of the list.")
+@_json
+def trust(*, sha256: str | None, revoke: bool, as_json: bool) -> None:
+    """Admit the plan whose manifest has that sha256, from now on; without one, list what is admitted.
+
+    A plan is native code: admit only what you know the origin of. The refusal of a plan names the sha256.
+    """
+    from segdeploy import signature
+
+    if sha256 is None and revoke:
+        raise InvalidRequestError("--revoke takes a sha256.", "See the list: segdeploy trust")
+    listed = signature.trusted() if sha256 is None else signature.trust(sha256, revoke=revoke)
+    lines = [f"{known}  since {since}" for known, since in listed.items()] or ["No plan from elsewhere is trusted."]
+    _print({"schema": 1, "trusted": listed}, as_json=as_json, lines=lines)
+
+
 @cli.command(short_help="Compare PyTorch, graph and engine by pixels.")
 @_model()
 @_engine
-@_device
+@_running
 @click.option("--data", type=_folder, help="Folder with images/, and masks/ for mIoU. Default: the packaged images.")
 @_json
-def parity(*, model: str | None, engine: str, device: str, data: Path | None, as_json: bool) -> None:
+def parity(
+    *,
+    model: str | None,
+    engine: str,
+    device: str,
+    cuda: str | None,
+    cuda_graphs: bool,
+    data: Path | None,
+    as_json: bool,
+) -> None:
     """Compare PyTorch, graph and engine pixel by pixel; exit 4 where they draw different masks."""
     from segdeploy import pipeline
 
-    report = pipeline.parity(model, engine=engine, device=device, data=data, watch=_watch)
+    options = _run_options(cuda, cuda_graphs=cuda_graphs)
+    report = pipeline.parity(model, engine=engine, device=device, options=options, data=data, watch=_watch)
     _print(report, as_json=as_json, table=lambda: _parity_table(report), lines=[_parity_line(report)])
     if report["gated"] and not report["passed"]:
         sys.exit(EXIT_FAILED_GATE)
@@ -384,7 +507,7 @@ def parity(*, model: str | None, engine: str, device: str, data: Path | None, as
     metavar="[RUNTIME:]PRECISION",
     help="Repeat it to time several, interleaved.",
 )
-@_device
+@_running
 @click.option("--data", type=_folder, help="Labelled folder: adds the mIoU of the very file that is timed.")
 @click.option("--batch", "batches", multiple=True, default=[1], show_default=True, type=click.IntRange(1))
 @click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="Calls of each engine.")
@@ -397,6 +520,8 @@ def bench(
     model: str | None,
     engine_names: tuple[str, ...],
     device: str,
+    cuda: str | None,
+    cuda_graphs: bool,
     data: Path | None,
     batches: tuple[int, ...],
     runs: int,
@@ -415,7 +540,7 @@ def bench(
         data=data,
         batches=batches,
         runs=runs,
-        threads=threads,
+        options=_run_options(cuda, cuda_graphs=cuda_graphs, threads=threads),
         require_delivered=require_delivered,
         require_faster=require_faster,
         watch=_watch,
@@ -476,14 +601,24 @@ def _sensitivity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a ri
 @cli.command("eval", short_help="Score an engine on a labelled folder.")
 @_model()
 @_engine
-@_device
+@_running
 @click.option("--data", required=True, type=_folder, help="Folder with images/, masks/ and an optional val.txt.")
 @_json
-def evaluate(*, model: str | None, engine: str, device: str, data: Path, as_json: bool) -> None:
+def evaluate(
+    *,
+    model: str | None,
+    engine: str,
+    device: str,
+    cuda: str | None,
+    cuda_graphs: bool,
+    data: Path,
+    as_json: bool,
+) -> None:
     """Score an engine: mIoU, pixel accuracy and IoU by class, at the size of the labels."""
     from segdeploy import pipeline
 
-    report = pipeline.evaluate(model, data=data, engine=engine, device=device, watch=_watch)
+    options = _run_options(cuda, cuda_graphs=cuda_graphs)
+    report = pipeline.evaluate(model, data=data, engine=engine, device=device, options=options, watch=_watch)
     each = [f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in report["classes"].items()]
     accuracy = f"pixel accuracy {report['pixel_accuracy']:.4f}" if report["pixel_accuracy"] is not None else "no pixels"
     untrained = " (RANDOM weights)" if report["random_weights"] else ""
@@ -496,7 +631,7 @@ def evaluate(*, model: str | None, engine: str, device: str, data: Path, as_json
 @click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt...")
 @_model()
 @_engine
-@_device
+@_running
 @click.option("--out", default="masks", show_default=True, type=_folder, help="Where the masks go.")
 @click.option("--overlay", is_flag=True, help="Also write photo and mask in one picture, into OUT-overlays.")
 @_json
@@ -506,6 +641,8 @@ def infer(
     model: str | None,
     engine: str,
     device: str,
+    cuda: str | None,
+    cuda_graphs: bool,
     out: Path,
     overlay: bool,
     as_json: bool,
@@ -513,7 +650,10 @@ def infer(
     """Masks for a folder of photographs; exit 5 if a file could not be read (the rest is done)."""
     from segdeploy import pipeline
 
-    report = pipeline.infer(inputs, out=out, model=model, engine=engine, device=device, overlay=overlay, watch=_watch)
+    options = _run_options(cuda, cuda_graphs=cuda_graphs)
+    report = pipeline.infer(
+        inputs, out=out, model=model, engine=engine, device=device, options=options, overlay=overlay, watch=_watch
+    )
     for failure in report["failed"]:
         click.echo(f"failed: {failure['reason']}", err=True)
     _print(report, as_json=as_json, lines=_infer_lines(report))
@@ -527,7 +667,7 @@ def infer(
 @click.argument("path", type=click.Path(path_type=Path))
 @_json
 def inspect(*, path: Path, as_json: bool) -> None:
-    """What a checkpoint or an exported graph promises, where it came from and what was proven of it."""
+    """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
     from segdeploy import pipeline
 
     report = pipeline.inspect(path)
@@ -561,6 +701,8 @@ def doctor(*, as_json: bool) -> None:
         lines.append(f"{'ok     ' if check['usable'] else 'missing'} {check['name']}: {check['finding']}")
         if check["remedy"]:
             lines.append(f"        {check['remedy']}")
+    lines.append("An engine named by its precision alone runs in the first that is usable; on the CPU, in the faster:")
+    lines += [f"  {each['runtime']} on {each['device']}: {each['reason'] or 'usable'}" for each in report["order"]]
     _print(report, as_json=as_json, lines=lines)
     if report["clash"]:
         sys.exit(EXIT_ENVIRONMENT)

@@ -137,7 +137,7 @@ class _Job:
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
         self._ended: list[None] = []
-        self._engine_lock = threading.Semaphore(os.cpu_count() or 1 if engine.concurrent else 1)
+        self._engine_lock = threading.Semaphore(os.cpu_count() or 1 if engine.concurrent else engine.in_flight)
 
     def wait_for(self, workers: Sequence[threading.Thread]) -> None:
         """Wait until every worker that was started has ended.

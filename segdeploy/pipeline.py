@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy import artifact, checkpoint, dataset, engines, images, models, palettes
+from segdeploy import artifact, checkpoint, dataset, engines, images, models, palettes, signature
 from segdeploy import infer as folder
 from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
-from segdeploy.engines import Engine
+from segdeploy.engines import BuildOptions, Engine, RunOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from segdeploy.training.loop import Plan, Progress
 
 EXPORTS = Path("export")
+ENGINES = Path("engines")
 CHECKPOINTS = Path("checkpoints")
 PACKAGED = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "unet"
@@ -34,37 +37,160 @@ RANDOM_SIZE = (360, 480)
 RANDOM_SEED = 0
 RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
 
+log = logging.getLogger("segdeploy")
+
 
 def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     model: str | None = None,
     *,
     engine: str = "fp32",
     device: str = "auto",
-    threads: int | None = None,
+    options: RunOptions = engines.RUN,
     watch: Watch = silent,
 ) -> Engine:
     """An engine, ready: `segdeploy.open("unet", engine="fp32").segment(photo)`.
 
-    `model` is a name, the path of a graph, or None for the newest export; a graph that is missing is made and proven.
+    `model` is a name, the path of a graph or of a plan, or None for the newest export; what is missing is made and
+    proven. `engine` without a runtime is the best usable one on this machine.
     """
+    return _open(_found(model, engine, device, watch), options)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    """What will be opened, in which runtime, on which device."""
+
+    file: Artifact
+    runtime: str
+    precision: Precision
+    device: str
+
+
+def _found(model: str | None, engine: str, device: str, watch: Watch) -> _Found:
+    """What an engine's name means here; where it leaves the runtime open, the best one, and the log says why."""
     runtime, precision = engines.parse(engine)
-    file = file_for(model, runtime, precision, watch=watch)
-    _require_not_refuted(file)
-    return engines.open_engine(file, runtime=runtime, device=device, threads=threads)
+    if runtime is None and model is not None and model.endswith(".plan"):
+        runtime = signature.read_manifest(Path(model)).made_by["runtime"]
+    if runtime is None:
+        from segdeploy import choice
+
+        chosen = choice.choose(
+            choice.candidates(device), lambda name: file_for(model, name, precision, watch=watch), watch=watch
+        )
+        runtime, device = chosen.runtime, chosen.device
+        log.info("%s runs in %s on %s: %s.", precision, runtime, device, chosen.why)
+    return _Found(file_for(model, runtime, precision, watch=watch), runtime, precision, device)
+
+
+def _open(found: _Found, options: RunOptions) -> Engine:
+    _require_not_refuted(found.file)
+    return engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
 
 
 def file_for(model: str | None, runtime: str, precision: Precision, *, watch: Watch = silent) -> Artifact:
-    """What a runtime opens for a model: the checkpoint (at the graph's size where there is a graph) or the graph."""
+    """What a runtime opens for a model: the checkpoint (at the graph's size, where there is one), graph or plan."""
     module = engines.modules()[runtime]
+    if module.OPENS == "plan":
+        return _plan_for(model, runtime, precision, watch)
     if module.OPENS == "graph":
-        form = module.FORM if precision is Precision.INT8 else None
-        return graph_for(model, precision, form=form, watch=watch)
+        return graph_for(model, precision, form=_form(runtime, precision), watch=watch)
     if precision is not Precision.FP32:
         raise InvalidRequestError(f"{runtime} is the reference, in fp32.", "Choose another runtime, such as ort.")
     graph = _known_graph(model, Precision.FP32, None)
     if graph is None:
         return weights_for(model or DEFAULT_MODEL).checkpoint
     return dataclasses.replace(origin(graph), spec=dataclasses.replace(graph.spec, output="class_map"))
+
+
+def _form(runtime: str, precision: Precision) -> str | None:
+    return engines.modules()[runtime].FORM if precision is Precision.INT8 else None
+
+
+def _plan_for(model: str | None, runtime: str, precision: Precision, watch: Watch) -> Artifact:
+    """The plan for this machine's GPU; built where it is missing, and again where its graph is another one now.
+
+    A plan whose graph is not at hand is taken as it is: a machine that only runs it has neither graph nor PyTorch.
+    """
+    if model is not None and model.endswith(".plan"):
+        return _of_engine(signature.read_manifest(Path(model)), runtime, precision)
+    name = model or _newest_export() or DEFAULT_MODEL
+    options = engines.BUILD
+    if not name.endswith(".onnx"):
+        models.require(name)
+        path = artifact.plan_path(ENGINES, name, runtime, precision, engines.compiling(runtime).capability())
+        if os.path.lexists(path):
+            plan = _of_engine(signature.read_manifest(path), runtime, precision)
+            graph_path = artifact.graph_path(EXPORTS, name, precision, _form(runtime, precision))
+            if not graph_path.is_file():
+                return plan
+            with _as_it_was_written(plan):
+                if graph_for(name, precision, form=plan.form, watch=watch).sha256 == plan.made_by["graph"]["sha256"]:
+                    return plan
+                options = _options_of(plan)
+    return build(name, engine=f"{runtime}:{precision}", options=options, watch=watch)
+
+
+def _of_engine(plan: Artifact, runtime: str, precision: Precision) -> Artifact:
+    with _as_it_was_written(plan):
+        made_for = f"{plan.made_by['runtime']}:{plan.precision}"
+    if made_for != f"{runtime}:{precision}":
+        raise InvalidFileError(
+            f"{plan.path} is a plan of {made_for}; {runtime}:{precision} was asked for.", f"Give --engine {made_for}."
+        )
+    return plan
+
+
+def _options_of(plan: Artifact) -> BuildOptions:
+    kept = plan.made_by["options"]
+    fields = {field.name: kept[field.name] for field in dataclasses.fields(BuildOptions)}
+    cache = fields["timing_cache"]
+    return BuildOptions(**{**fields, "timing_cache": None if cache is None else Path(cache)})
+
+
+def build(
+    model: str | None = None,
+    *,
+    engine: str,
+    options: BuildOptions = engines.BUILD,
+    watch: Watch = silent,
+) -> Artifact:
+    """Compile a plan into `engines/`, signed, and prove it where this machine has the GPU for it.
+
+    A runtime that compiles nothing gives the graph or the checkpoint that it opens.
+    """
+    runtime, precision = engines.parse(engine)
+    if runtime is None:
+        raise InvalidRequestError(f"{engine!r} names no runtime to build for.", f"Give it, such as trt:{precision}.")
+    if engines.modules()[runtime].OPENS != "plan":
+        return file_for(model, runtime, precision, watch=watch)
+    graph = graph_for(model, precision, form=_form(runtime, precision), watch=watch)
+    _require_not_refuted(graph)
+    plan = engines.compiling(runtime).compile(graph, ENGINES, options, watch=watch)
+    if plan.made_by["gpu"] is None:
+        reason = f"there is no GPU of compute capability {plan.made_by['compute_capability']} here"
+        plan = dataclasses.replace(plan, parity=_without_engine(graph.parity, reason))
+        signature.publish(plan)
+        return plan
+    pictures = _pictures(None)[: PROOF_IMAGES[graph.made_by["weights"]["kind"]]]
+    plan, report = _prove(graph, plan, runtime, pictures, device="cuda", watch=watch)
+    _require_passed(report, plan)
+    return plan
+
+
+def _without_engine(report: Mapping[str, Any] | None, reason: str) -> dict[str, Any] | None:
+    """What was proven of a graph, said of an engine made from it that cannot run here."""
+    if report is None:
+        return None
+    stages = [stage for stage in report["stages"] if stage["name"] != "engine"]
+    failing = next((stage["name"] for stage in stages if stage["passed"] is False), None)
+    engine = {"name": "engine", "agreement": None, "passed": None, "reason": reason}
+    return {
+        **report,
+        "stages": [*stages, engine],
+        "passed": failing is None,
+        "first_failing_stage": failing,
+        "proven_to": stages[-1]["name"] if stages else None,
+    }
 
 
 def graph_for(
@@ -217,7 +343,7 @@ def export(
     """
     from segdeploy.export.to_onnx import to_onnx
 
-    engines.modules()[engines.DEFAULT].import_runtime()  # the proof is no option: say so before the work
+    engines.modules()[engines.REFERENCE].import_runtime()  # the proof is no option: say so before the work
     source = weights_for(model, weights, options=options, size=size)
     network, spec = checkpoint.load(source.checkpoint.path)
     height, width = size or (spec.height, spec.width)
@@ -228,7 +354,7 @@ def export(
         graph = to_onnx(network, spec, path, weights=source.described_for(EXPORTS))
         done()
     pictures = _pictures(data) if data is not None else _pictures(None)[: PROOF_IMAGES[source.kind]]
-    proven, report = _prove(graph, engines.DEFAULT, pictures, device="cpu", watch=watch)
+    proven, report = _prove(graph, graph, engines.REFERENCE, pictures, device="cpu", watch=watch)
     _require_passed(report, proven)
     return proven
 
@@ -239,41 +365,79 @@ def parity(
     engine: str = "fp32",
     data: Path | None = None,
     device: str = "auto",
+    options: RunOptions = engines.RUN,
     watch: Watch = silent,
 ) -> dict[str, Any]:
-    """Compare PyTorch, the graph and an engine pixel by pixel; the proof goes into the graph's manifest.
+    """Compare PyTorch, the graph and an engine pixel by pixel; the proof goes into the manifest of what was opened.
 
     The report's `passed` says whether it holds; nothing is raised when it does not.
     """
-    runtime, precision = engines.parse(engine)
-    module = engines.modules()[runtime]
-    file = file_for(model, runtime, precision, watch=watch)
-    graph = file if module.OPENS == "graph" else graph_for(model, watch=watch)
-    _, report = _prove(graph, runtime, _pictures(data), device=device, watch=watch)
+    found = _found(model, engine, device, watch)
+    graph = _graph_of(found, model, watch)
+    _, report = _prove(
+        graph, found.file, found.runtime, _pictures(data), device=found.device, options=options, watch=watch
+    )
     return report
 
 
+def _graph_of(found: _Found, model: str | None, watch: Watch) -> Artifact:
+    """The graph whose proof an engine's is: the one it opens, the one it was built from, or the reference's."""
+    if found.file.kind == "graph":
+        return found.file
+    if found.file.kind == "checkpoint":
+        return graph_for(model, watch=watch)
+    with _as_it_was_written(found.file):
+        source = found.file.made_by["graph"]
+        graph = artifact.read(found.file.path.parent / source["path"])
+        if graph.sha256 != source["sha256"]:
+            raise InvalidFileError(
+                f"{graph.path} is no longer the graph that {found.file.path} was built from.",
+                f"Build again: segdeploy build --model {graph.spec.model} --engine {found.runtime}:{found.precision}",
+            )
+    return graph
+
+
 def _prove(
-    graph: Artifact, runtime: str, pictures: "Sequence[Picture]", *, device: str, watch: Watch
+    graph: Artifact,
+    file: Artifact,
+    runtime: str,
+    pictures: "Sequence[Picture]",
+    *,
+    device: str,
+    options: RunOptions = engines.RUN,
+    watch: Watch,
 ) -> tuple[Artifact, dict[str, Any]]:
-    """Prove a graph that is written; where the runtime opens it, the proof goes into its manifest."""
+    """Prove what a runtime opens, along the chain of its graph; the proof goes into its manifest, if it has one."""
     source = origin(graph)
-    module = engines.modules()[runtime]
-    opens_graph = module.OPENS == "graph"
-    opened = graph if opens_graph else dataclasses.replace(source, spec=graph.spec)
+    if file.kind == "checkpoint":
+        file = dataclasses.replace(source, spec=graph.spec)
     with contextlib.ExitStack() as stack:
         engine = None
-        if graph.form in {None, module.FORM}:
-            engine = stack.enter_context(engines.open_engine(opened, runtime=runtime, device=device))
-        stages = _stages(graph, engine, opens_graph=opens_graph)
+        if file.form in {None, engines.modules()[runtime].FORM}:
+            opened = engines.open_engine(file, runtime=runtime, device=device, options=options)
+            engine = stack.enter_context(opened)
+        stages = _stages(graph, engine, with_graph=file.kind != "checkpoint")
         report = _report(graph, stages, pictures, reference=_reference(source, graph.spec), watch=watch)
-    if opens_graph:
-        graph = dataclasses.replace(graph, parity=report)
-        artifact.write_manifest(graph)
-    return graph, report
+    if file.kind == "checkpoint":
+        return graph, report
+    file = dataclasses.replace(file, parity=report)
+    _write_proof(file)
+    return file, report
 
 
-def _stages(graph: Artifact, engine: Engine | None, *, opens_graph: bool) -> "list[Stage]":
+def _write_proof(file: Artifact) -> None:
+    """Into the manifest; a plan's is signed again, and where there is no key the proof stands beside it."""
+    if file.kind != "plan":
+        artifact.write_manifest(file)
+    elif signature.key() is not None:
+        signature.publish(file)
+    else:
+        beside = file.path.with_name(f"{file.path.name}.parity.json")
+        artifact.write_atomically(beside, (json.dumps(file.parity, indent=1) + "\n").encode())
+        log.warning("There is no key here to sign the manifest with: the proof stands in %s.", beside)
+
+
+def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "list[Stage]":
     from segdeploy.benchmarks.parity import Stage
     from segdeploy.engines import ort
 
@@ -281,7 +445,7 @@ def _stages(graph: Artifact, engine: Engine | None, *, opens_graph: bool) -> "li
         with _as_it_was_written(graph):
             stages: list[Stage] = _narrowing_module().stages(graph, _sibling(graph), engine)
             return stages
-    as_written = [Stage("graph", ort.open(graph, device="cpu", optimised=False))] if opens_graph else []
+    as_written = [Stage("graph", ort.open(graph, device="cpu", optimised=False))] if with_graph else []
     return [*as_written, Stage("engine", engine)]
 
 
@@ -465,31 +629,37 @@ def evaluate(
     data: Path,
     engine: str = "fp32",
     device: str = "auto",
+    options: RunOptions = engines.RUN,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images."""
     from segdeploy.benchmarks import accuracy
 
     samples = dataset.open_folder(data).val
-    runtime, precision = engines.parse(engine)
-    file = file_for(model, runtime, precision, watch=watch)
+    found = _found(model, engine, device, watch)
     with (
-        engines.open_engine(file, runtime=runtime, device=device) as opened,
-        watch(f"Evaluating {file.spec.model}", len(samples)) as done,
+        engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options) as opened,
+        watch(f"Evaluating {found.file.spec.model}", len(samples)) as done,
     ):
         counts = accuracy.confusion(opened, samples, done=done)
     return {
         "schema": accuracy.SCHEMA,
-        "model": file.spec.model,
-        "runtime": runtime,
-        "precision": precision,
-        "delivered": opened.delivered,
-        "device": opened.device,
-        "sha256": file.sha256,
-        "random_weights": _is_random(file),
+        **_described(found, opened),
+        "sha256": found.file.sha256,
         "data": str(data),
         "images": len(samples),
-        **accuracy.report(counts, file.spec),
+        **accuracy.report(counts, found.file.spec),
+    }
+
+
+def _described(found: _Found, opened: Engine) -> dict[str, Any]:
+    return {
+        "model": found.file.spec.model,
+        "runtime": found.runtime,
+        "device": opened.device,
+        "precision": found.precision,
+        "delivered": opened.delivered,
+        "random_weights": _is_random(found.file),
     }
 
 
@@ -501,7 +671,7 @@ def bench(
     batches: Sequence[int] = (1,),
     runs: int = 50,
     device: str = "auto",
-    threads: int | None = None,
+    options: RunOptions = engines.RUN,
     require_delivered: bool = False,
     require_faster: bool = False,
     watch: Watch = silent,
@@ -514,20 +684,19 @@ def bench(
     """
     from segdeploy.benchmarks import delivered, latency, machine
 
-    asked = [engines.parse(name) for name in engine_names]
-    if require_faster:
-        asked = list(dict.fromkeys([*((runtime, Precision.FP32) for runtime, _ in asked), *asked]))
-    files = [_timed_file(model, runtime, precision, watch=watch) for runtime, precision in asked]
+    asked = _timed(model, engine_names, device, watch, with_fp32=require_faster)
     pictures = dataset.image_files(data) if data is not None else packaged_images()
     with contextlib.ExitStack() as stack:
         opened = [
-            stack.enter_context(engines.open_engine(file, runtime=runtime, device=device, threads=threads))
-            for file, (runtime, _) in zip(files, asked, strict=True)
+            stack.enter_context(
+                engines.open_engine(each.file, runtime=each.runtime, device=each.device, options=options)
+            )
+            for each in asked
         ]
         scores = [_miou(engine, data, watch) for engine in opened]
         computed = [
-            delivered.delivered(file, runtime=engine.runtime, device=engine.device)
-            for file, engine in zip(files, opened, strict=True)
+            delivered.delivered(each.file, runtime=each.runtime, device=engine.device)
+            for each, engine in zip(asked, opened, strict=True)
         ]
         rows: list[dict[str, Any]] = []
         ratios: list[dict[str, Any]] = []
@@ -537,7 +706,7 @@ def bench(
             with watch(f"Timing batch {batch}", runs * len(tasks)) as done:
                 samples = latency.interleaved(tasks, runs=runs, done=done)
             for (index, level), kept in zip(labels, samples, strict=True):
-                row = _row(files[index], opened[index], asked[index][1], batch=batch, threads=threads)
+                row = _row(asked[index], opened[index], batch=batch, threads=options.threads)
                 facts = {"level": level, **row, **computed[index]}
                 rows.append({**facts, **latency.summary(kept, batch=batch), **scores[index]})
             ratios += _ratios(asked, dict(zip(labels, samples, strict=True)), batch)
@@ -547,28 +716,44 @@ def bench(
     return {**report, "runs": runs, "machine": machine.describe()}
 
 
-def _timed_file(model: str | None, runtime: str, precision: Precision, *, watch: Watch) -> Artifact:
-    """As `file_for`; where a narrow graph is named by its path, its own float32 graph."""
-    if model is not None and model.endswith(".onnx") and precision is Precision.FP32:
-        named = artifact.read(Path(model))
-        if named.precision is not precision and engines.modules()[runtime].OPENS == "graph":
-            with _as_it_was_written(named):
-                return _sibling(named)
-    return file_for(model, runtime, precision, watch=watch)
+def _timed(
+    model: str | None, engine_names: Sequence[str], device: str, watch: Watch, *, with_fp32: bool
+) -> list[_Found]:
+    """What will be timed, each once; a narrow engine's own fp32 before it, where that is asked for."""
+    found = [_found(_own_fp32(model, name), name, device, watch) for name in engine_names]
+    if with_fp32:
+        wide = [
+            _found(_own_fp32(model, f"{each.runtime}:fp32"), f"{each.runtime}:fp32", each.device, watch)
+            for each in found
+        ]
+        found = [*wide, *found]
+    return list({(each.runtime, each.precision, each.device): each for each in found}.values())
+
+
+def _own_fp32(model: str | None, engine: str) -> str | None:
+    """Where a narrow graph is named by its path and fp32 is timed: the float32 graph that it was made from."""
+    runtime, precision = engines.parse(engine)
+    if model is None or not model.endswith(".onnx") or precision is not Precision.FP32 or runtime == "torch":
+        return model
+    named = artifact.read(Path(model))
+    if named.precision is precision:
+        return model
+    with _as_it_was_written(named):
+        return str(_sibling(named).path)
 
 
 def _ratios(
-    asked: Sequence[tuple[str, Precision]], samples: Mapping[tuple[int, str], Sequence[float]], batch: int
+    asked: Sequence[_Found], samples: Mapping[tuple[int, str], Sequence[float]], batch: int
 ) -> list[dict[str, Any]]:
     """Each narrow engine's time over that of fp32 in the same runtime, where both were timed."""
     from segdeploy.benchmarks import latency
 
+    wide = {each.runtime: index for index, each in enumerate(asked) if each.precision is Precision.FP32}
     found = []
-    for index, (runtime, precision) in enumerate(asked):
-        if precision is not Precision.FP32 and (runtime, Precision.FP32) in asked:
-            sibling = asked.index((runtime, Precision.FP32))
-            ratio = latency.ratio(samples[index, "host"], samples[sibling, "host"])
-            found.append({"engine": f"{runtime}:{precision}", "batch": batch, **ratio})
+    for index, each in enumerate(asked):
+        if each.precision is not Precision.FP32 and each.runtime in wide:
+            ratio = latency.ratio(samples[index, "host"], samples[wide[each.runtime], "host"])
+            found.append({"engine": f"{each.runtime}:{each.precision}", "batch": batch, **ratio})
     return found
 
 
@@ -611,11 +796,12 @@ def _tasks(
     return tasks, labels
 
 
-def _row(file: Artifact, engine: Engine, precision: Precision, *, batch: int, threads: int | None) -> dict[str, Any]:
+def _row(found: _Found, engine: Engine, *, batch: int, threads: int | None) -> dict[str, Any]:
+    file = found.file
     return {
         "model": file.spec.model,
         "runtime": engine.runtime,
-        "precision": precision,
+        "precision": found.precision,
         "device": engine.device,
         "batch": batch,
         "threads": threads or len(os.sched_getaffinity(0)),
@@ -632,7 +818,8 @@ def _stored_agreement(file: Artifact, engine: Engine) -> dict[str, Any]:
         return {"agreement": 1.0, "agreement_reason": "PyTorch is the reference"}
     with _as_it_was_written(file):
         for stage in (file.parity or {"stages": []})["stages"]:
-            if stage["name"] == "engine" and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
+            ran = stage["name"] == "engine" and stage["passed"] is not None
+            if ran and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
                 return {"agreement": stage["agreement"], "agreement_reason": None}
     return {"agreement": None, "agreement_reason": f"not measured for {engine.runtime} on {engine.device}: run parity"}
 
@@ -657,31 +844,21 @@ def infer(
     model: str | None = None,
     engine: str = "fp32",
     device: str = "auto",
+    options: RunOptions = engines.RUN,
     overlay: bool = False,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why."""
     sources, skipped = folder.find(inputs, leave_out=out)
-    runtime, precision = engines.parse(engine)
-    file = file_for(model, runtime, precision, watch=watch)
-    _require_not_refuted(file)
-    threads = 1 if engines.modules()[runtime].CONCURRENT else None
+    found = _found(model, engine, device, watch)
+    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
     with (
-        engines.open_engine(file, runtime=runtime, device=device, threads=threads) as opened,
+        _open(found, dataclasses.replace(options, threads=threads, hint="throughput")) as opened,
         watch("Segmenting", len(sources)) as done,
     ):
         summary = folder.run(opened, sources, out, overlay=overlay, done=done)
     summary.skipped = skipped
-    return {
-        **summary.report(),
-        "model": file.spec.model,
-        "runtime": runtime,
-        "device": opened.device,
-        "precision": precision,
-        "delivered": opened.delivered,
-        "file": str(file.path),
-        "random_weights": _is_random(file),
-    }
+    return {**summary.report(), **_described(found, opened), "file": str(found.file.path)}
 
 
 def train(
@@ -754,10 +931,22 @@ def _random_checkpoint(model: str, options: Mapping[str, Any], size: tuple[int, 
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What a checkpoint or a graph promises, where it came from and what was proven of it."""
+    """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
     found = checkpoint.read(path) if path.suffix == ".safetensors" else artifact.read(path)
     fields = dataclasses.asdict(found)
-    return {"schema": artifact.SCHEMA, **fields, "path": str(path), "size_mb": path.stat().st_size / 1e6}
+    trust = {"trust": _trust_in(path)} if found.kind == "plan" else {}
+    return {"schema": artifact.SCHEMA, **fields, "path": str(path), "size_mb": path.stat().st_size / 1e6, **trust}
+
+
+def _trust_in(plan: Path) -> dict[str, Any]:
+    """Whether a plan would be opened here, as far as its manifest goes; its sha256 is what `trust` takes."""
+    sha256 = artifact.sha256(artifact.manifest_path(plan))
+    try:
+        signature.read(plan)
+    except SegdeployError as error:
+        return {"admitted": False, "reason": error.what, "manifest_sha256": sha256}
+    reason = "it is in the list of `segdeploy trust`" if sha256 in signature.trusted() else "it is signed with this key"
+    return {"admitted": True, "reason": reason, "manifest_sha256": sha256}
 
 
 def list_models() -> dict[str, Any]:
@@ -785,16 +974,27 @@ def _weights_at_hand(name: str) -> list[dict[str, Any]]:
 
 
 def doctor() -> dict[str, Any]:
-    """What is installed and usable, what clashes, and what to do."""
+    """What is installed and usable, what clashes, what would be chosen, and what to do."""
+    from segdeploy import choice
     from segdeploy.benchmarks import machine
 
     checks = [_check(name, module) for name, module in engines.modules().items()]
     checks += [_importable("export", ("torch", "onnx", "onnxscript", "safetensors"), "train")]
     checks += [_importable("tensorboard", ("tensorboard",), "tensorboard")]
+    order = [
+        {
+            "runtime": each.runtime,
+            "device": each.device,
+            "usable": each.obstacle is None,
+            "reason": None if each.obstacle is None else each.obstacle.what,
+        }
+        for each in choice.candidates()
+    ]
     return {
-        "schema": 1,
+        "schema": 2,
         "machine": machine.describe(),
         "checks": checks,
+        "order": order,
         "clash": any(check["clash"] for check in checks),
     }
 
@@ -812,11 +1012,14 @@ def _check(name: str, module: engines.EngineModule) -> dict[str, Any]:
             "remedy": remedy,
         }
     try:
-        module.import_runtime()
-        devices = ", ".join(module.devices())
+        version = module.import_runtime().__version__
     except SegdeployError as error:
         return {**fields, "usable": False, "finding": error.what, "remedy": error.remedy}
-    return {**fields, "usable": True, "finding": f"{installed[0]} on {devices}", "remedy": None}
+    try:
+        where = ", ".join(module.devices())
+    except SegdeployError as error:
+        return {**fields, "usable": False, "finding": f"{version}: {error.what}", "remedy": error.remedy}
+    return {**fields, "usable": True, "finding": f"{version} on {where}", "remedy": None}
 
 
 def _importable(purpose: str, packages: Sequence[str], extra: str) -> dict[str, Any]:

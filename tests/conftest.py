@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy import checkpoint, models, pipeline
-from segdeploy.engines import Engine
+from segdeploy.engines import Engine, RunOptions
 from segdeploy.spec import Spec
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
@@ -113,7 +113,9 @@ def workspace(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def engine(workspace: Path) -> Iterator[Engine]:
     """The small network in ONNX Runtime; the working directory is `workspace`."""
-    with pipeline.open(str(workspace / "export/unet.fp32.onnx"), threads=1) as opened:
+    with pipeline.open(
+        str(workspace / "export/unet.fp32.onnx"), engine="ort:fp32", options=RunOptions(threads=1)
+    ) as opened:
         yield opened
 
 

@@ -31,12 +31,13 @@ MEMORY = """
 import sys
 from pathlib import Path
 from segdeploy import infer, pipeline
+from segdeploy.engines import RunOptions
 
 def peak_mb():  # of this program alone: getrusage counts what the parent held before
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
-with pipeline.open("unet", threads=1) as engine:
+with pipeline.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as engine:
     sources, _ = infer.find([sys.argv[1]], leave_out=Path("masks"))
     infer.run(engine, sources[:1], Path("masks"), overlay=False, done=lambda: None)
     before = peak_mb()

@@ -34,11 +34,13 @@ def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
     """What a runtime makes of a graph, read from the graph as the runtime optimised it.
 
     `delivered`: the type that did at least nine tenths of the work that was asked for in it, else fp32. `wider`: the
-    layers that were asked for in a narrow type and run in a wider one, the most work first. Without the onnx package,
-    what the manifest says was found when the graph was made, or null.
+    layers that were asked for in a narrow type and run in a wider one, the most work first. Of a plan,
+    and without the onnx package, what the manifest says was found when it was made, or null.
     """
     if file.precision is Precision.FP32:
         return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": []}
+    if file.kind == "plan":
+        return {fact: file.made_by[fact] for fact in ("delivered", "delivered_share", "wider")}
     if importlib.util.find_spec("onnx") is None:
         unknown: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
         return dict(file.made_by.get("delivered", {}).get(runtime, unknown))
@@ -49,7 +51,7 @@ def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
     graph = Graph(onnx.load(file.path))
     work, types = convolution_work(graph), convolution_types(graph)
     narrow = {layer for layer, kind in types.items() if kind is file.precision}
-    found = engines.modules()[runtime].narrow_convolutions(file, device=device)
+    found = engines.of_graphs(runtime).narrow_convolutions(file, device=device)
     wider = sorted(
         (layer for layer in narrow if found.get(layer) is not file.precision), key=lambda layer: -work[layer]
     )

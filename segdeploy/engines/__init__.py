@@ -5,13 +5,41 @@ import pkgutil
 from typing import cast
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import Engine, EngineModule, installed
+from segdeploy.engines import _onnx_file
+from segdeploy.engines._base import (
+    BUILD,
+    RUN,
+    BuildOptions,
+    CompilingModule,
+    Engine,
+    EngineModule,
+    GraphModule,
+    RunOptions,
+    Ticket,
+    installed,
+)
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import Precision
 
-DEFAULT = "ort"
+REFERENCE = "ort"  # what proofs run in, and what runs where nothing else does
 
-__all__ = ["DEFAULT", "Engine", "EngineModule", "installed", "modules", "names", "open_engine", "parse"]
+__all__ = [
+    "BUILD",
+    "REFERENCE",
+    "RUN",
+    "BuildOptions",
+    "Engine",
+    "EngineModule",
+    "RunOptions",
+    "Ticket",
+    "compiling",
+    "installed",
+    "modules",
+    "names",
+    "of_graphs",
+    "open_engine",
+    "parse",
+]
 
 
 def modules() -> dict[str, EngineModule]:
@@ -25,30 +53,40 @@ def names() -> list[str]:
     return sorted(modules())
 
 
-def parse(text: str) -> tuple[str, Precision]:
-    """`[RUNTIME:]PRECISION` -> the two; without a runtime, ONNX Runtime."""
-    runtime, _, precision = text.rpartition(":")
-    runtime = runtime or DEFAULT
-    if runtime not in modules():
+def of_graphs(runtime: str) -> GraphModule:
+    """A module that opens graphs, with what only such a one can say."""
+    return cast("GraphModule", modules()[runtime])
+
+
+def compiling(runtime: str) -> CompilingModule:
+    """A module that opens plans, with what makes them."""
+    return cast("CompilingModule", modules()[runtime])
+
+
+def parse(text: str) -> tuple[str | None, Precision]:
+    """`[RUNTIME:]PRECISION` -> the two; None where the runtime is left open."""
+    runtime, colon, precision = text.rpartition(":")
+    if colon and runtime not in modules():
         raise InvalidRequestError(f"there is no runtime {runtime!r}.", f"Choose one of {', '.join(names())}.")
     if precision not in {known.value for known in Precision}:
         raise InvalidRequestError(
             f"there is no precision {precision!r}.",
             "Give [RUNTIME:]PRECISION, such as fp32 or ort:fp32.",
         )
-    return runtime, Precision(precision)
+    return runtime or None, Precision(precision)
 
 
-def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", threads: int | None = None) -> Engine:
-    """Load a file into a runtime. `device`: cpu, cuda, or auto (the first the installed runtime was built for).
-
-    `threads`: how many the runtime may use for one call; None leaves all cores to it.
-    """
+def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", options: RunOptions = RUN) -> Engine:
+    """Load a file into a runtime. `device`: cpu, cuda, or auto (the first the installed runtime was built for)."""
     module = modules()[runtime]
     if artifact.form not in {None, module.FORM}:
         raise InvalidFileError(
             f"{artifact.path} is in the {artifact.form} form; {runtime} is exact in {module.FORM or 'none'}.",
             f"Make the other form: segdeploy export --model {artifact.spec.model} --precision int8",
         )
-    chosen = module.devices()[0] if device == "auto" else device
-    return module.open(artifact, device=chosen, threads=threads)
+    if artifact.kind == "graph":
+        _onnx_file.require_contained(artifact.path)
+    # A plan is looked at before the machine is: what cannot be trusted is refused for that reason.
+    devices = module.DEVICES if artifact.kind == "plan" else module.devices() if device == "auto" else ()
+    chosen = devices[0] if device == "auto" else device
+    return module.open(artifact, device=chosen, options=options)

@@ -1,14 +1,17 @@
 """One life cycle for every runtime: a public check, then a private act."""
 
 import abc
+import dataclasses
 import importlib.metadata
+from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
+from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact, Kind
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
@@ -17,16 +20,65 @@ Images = NDArray[np.uint8]
 ClassMaps = NDArray[np.uint8]
 
 
+Hint = Literal["latency", "throughput"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How a plan is compiled.
+
+    `max_batch`, `opt_batch`: the largest batch and the one it is tuned for. `workspace_mb`: scratch memory a layer may
+    use; None leaves it to the runtime. `timing_cache`: what the builder measured before; with `pinned` it is only read,
+    and a measurement that is not in it is an error. `compute_capability`: of the GPU, such as 8.9; None is this one.
+    """
+
+    max_batch: int = 8
+    opt_batch: int = 1
+    workspace_mb: int | None = None
+    timing_cache: Path | None = None
+    pinned: bool = False
+    compute_capability: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How an engine runs; each runtime takes what it knows of it.
+
+    `threads`: of one call; None leaves all cores to it. `hint`: one image soon, or many at once. `cuda`: the package
+    that reaches the GPU, `cuda-bindings` or `pycuda`; None takes the one that is installed. `cuda_graphs`: launch a
+    whole network at once where that can be done.
+    """
+
+    threads: int | None = None
+    hint: Hint = "latency"
+    cuda: str | None = None
+    cuda_graphs: bool = True
+
+
+RUN, BUILD = RunOptions(), BuildOptions()
+
+
+@dataclasses.dataclass(slots=True)
+class Ticket:
+    """A batch that was handed in and not collected yet."""
+
+    engine: "Engine"
+    pending: Any
+    collected: bool = False
+
+
 class Engine(abc.ABC):
     """A network that is loaded and ready; a context manager.
 
-    `delivered` is the type the convolutions are really computed in; `concurrent` is the module's `CONCURRENT`.
+    `delivered` is the type the convolutions are really computed in, None where nobody can tell; `concurrent` is the
+    module's `CONCURRENT`; `in_flight` is how many batches keep it busy.
     """
 
     runtime: ClassVar[str]
     concurrent: ClassVar[bool] = False
+    in_flight: int = 1
 
-    def __init__(self, spec: Spec, *, device: str, delivered: Precision) -> None:
+    def __init__(self, spec: Spec, *, device: str, delivered: Precision | None) -> None:
         self.spec = spec
         self.device = device
         self.delivered = delivered
@@ -34,19 +86,39 @@ class Engine(abc.ABC):
 
     def classify(self, batch: Images, out: ClassMaps | None = None) -> ClassMaps:
         """uint8 RGB (N, H, W, 3) at network size -> class maps (N, H', W'), into `out` where it is given."""
-        if self._closed:
-            raise InvalidRequestError("this engine is closed.", "Open another, and use it inside its `with` block.")
+        return self.collect(self.submit(batch), out)
+
+    def submit(self, batch: Images) -> Ticket:
+        """Start on a batch, as `classify` takes it; what it held may be overwritten at once.
+
+        An engine without streams runs it at once.
+        """
+        self._require_open()
         expected = (self.spec.height, self.spec.width, 3)
         if batch.dtype != np.uint8 or batch.ndim != len(expected) + 1 or batch.shape[1:] != expected:
             raise InvalidRequestError(
                 f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}.",
                 "Resize with segdeploy.images.prepared, or export with --size.",
             )
-        class_maps = self._classify(np.ascontiguousarray(batch))
-        if out is None:
-            return class_maps
-        np.copyto(out, class_maps)
-        return out
+        return Ticket(self, self._submit(np.ascontiguousarray(batch)))
+
+    def collect(self, ticket: Ticket, out: ClassMaps | None = None) -> ClassMaps:
+        """The class maps (N, H', W') of a batch that was submitted here, into `out` where it is given."""
+        self._require_open()
+        if ticket.engine is not self or ticket.collected:
+            raise InvalidRequestError(
+                "this ticket is not of this engine, or was collected.", "Collect what `submit` gave, once."
+            )
+        ticket.collected = True
+        return self._collect(ticket.pending, out)
+
+    def device_ms(self, batch: Images, *, runs: int) -> list[float] | None:  # noqa: ARG002 - most have no such clock
+        """Milliseconds of each of `runs` computations on the device, without copies; None: this runtime cannot say."""
+        return None
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InvalidRequestError("this engine is closed.", "Open another, and use it inside its `with` block.")
 
     def segment(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB (H0, W0, 3) of any size -> class map (H0, W0): to network size, through the network, and back."""
@@ -54,7 +126,14 @@ class Engine(abc.ABC):
         return images.to_photo_size(class_map, height=photo.shape[0], width=photo.shape[1])
 
     @abc.abstractmethod
-    def _classify(self, batch: Images) -> ClassMaps: ...
+    def _submit(self, batch: Images) -> Any: ...  # noqa: ANN401 - whatever `_collect` needs; the class maps, at best
+
+    def _collect(self, pending: Any, out: ClassMaps | None) -> ClassMaps:  # noqa: ANN401 - what `_submit` gave
+        if out is None:
+            class_maps: ClassMaps = pending
+            return class_maps
+        np.copyto(out, pending)
+        return out
 
     @abc.abstractmethod
     def _release(self) -> None: ...
@@ -84,10 +163,24 @@ class EngineModule(Protocol):
     CONCURRENT: bool  # one engine serves several threads at once, and gains from it
     FORM: str | None  # how an int8 graph must be spelled for this runtime to compute it exactly
 
-    def open(self, artifact: Artifact, *, device: str, threads: int | None = None) -> Engine: ...
-    def narrow_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
+    def open(self, artifact: Artifact, *, device: str, options: RunOptions = RUN) -> Engine: ...
     def import_runtime(self) -> ModuleType: ...
     def devices(self) -> list[str]: ...
+
+
+class GraphModule(EngineModule, Protocol):
+    """What a file in `engines/` defines besides where its runtime opens graphs."""
+
+    def narrow_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
+
+
+class CompilingModule(EngineModule, Protocol):
+    """What a file in `engines/` defines besides where its runtime opens plans."""
+
+    def compile(
+        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, watch: Watch = silent
+    ) -> Artifact: ...
+    def capability(self, options: BuildOptions = BUILD) -> str: ...
 
 
 def installed(packages: tuple[str, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, installed, missing, on_cpu, unknown_device
+from segdeploy.engines._base import (
+    RUN,
+    ClassMaps,
+    Engine,
+    Images,
+    RunOptions,
+    installed,
+    missing,
+    on_cpu,
+    unknown_device,
+)
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -38,9 +49,9 @@ class OrtEngine(Engine):
         super().__init__(spec, device=device, delivered=delivered)
         self._session = session
 
-    def _classify(self, batch: Images) -> ClassMaps:
+    def _submit(self, batch: Images) -> ClassMaps:
         try:
-            found: NDArray[Any] = self._session.run(None, {"images": batch})[0]
+            found = self._run(batch)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
             reason = str(error).splitlines()[0]
             raise InvalidFileError(
@@ -49,15 +60,54 @@ class OrtEngine(Engine):
             ) from error
         return found if found.dtype == np.uint8 else found.argmax(axis=1).astype(np.uint8)  # a graph of logits
 
+    def _run(self, batch: Images) -> "NDArray[Any]":
+        found: NDArray[Any] = self._session.run(None, {"images": batch})[0]
+        return found
+
     def _release(self) -> None:
         del self._session
+
+
+class BoundOrtEngine(OrtEngine):
+    """Input and output bound to memory on the device, taken once for each batch size: a GPU copies, and no more.
+
+    One batch at a time.
+    """
+
+    concurrent: ClassVar[bool] = False
+
+    def __init__(self, session: Any, spec: Spec, *, device: str, delivered: Precision) -> None:  # noqa: ANN401
+        super().__init__(session, spec, device=device, delivered=delivered)
+        self._bound: dict[int, tuple[Any, Any]] = {}
+        self._turn = threading.Lock()
+
+    def _run(self, batch: Images) -> "NDArray[Any]":
+        with self._turn:
+            if len(batch) not in self._bound:
+                self._bound[len(batch)] = self._bind(batch)
+            images, binding = self._bound[len(batch)]
+            images.update_inplace(batch)
+            self._session.run_with_iobinding(binding)
+            found: NDArray[Any] = binding.get_outputs()[0].numpy()
+            return found
+
+    def _bind(self, batch: Images) -> tuple[Any, Any]:
+        images = import_runtime().OrtValue.ortvalue_from_numpy(batch, self.device, 0)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("images", images)
+        binding.bind_output(self.spec.output, self.device)
+        return images, binding
+
+    def _release(self) -> None:
+        self._bound.clear()
+        super()._release()
 
 
 def open(  # noqa: A001 - the name every engine module has
     artifact: Artifact,
     *,
     device: str,
-    threads: int | None = None,
+    options: RunOptions = RUN,
     optimised: bool = True,
     graph: bytes | None = None,
 ) -> OrtEngine:
@@ -68,14 +118,16 @@ def open(  # noqa: A001 - the name every engine module has
     ort = import_runtime()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
-    provider, options = PROVIDERS[device]
+    provider, settings = PROVIDERS[device]
     if provider not in ort.get_available_providers():
         raise _no_cuda(f"this build of ONNX Runtime knows {', '.join(ort.get_available_providers())}")
     if device == "cuda":
         ort.preload_dlls()
     try:
         session = ort.InferenceSession(
-            graph or str(artifact.path), _settings(ort, threads, optimised=optimised), providers=[(provider, options)]
+            graph or str(artifact.path),
+            _settings(ort, options.threads, optimised=optimised),
+            providers=[(provider, settings)],
         )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
         reason = str(error).splitlines()[0]
@@ -92,7 +144,8 @@ def open(  # noqa: A001 - the name every engine module has
             f"Export it again: segdeploy export --model {artifact.spec.model}",
         )
     delivered = on_cpu(artifact.precision) if device == "cpu" else artifact.precision
-    return OrtEngine(session, artifact.spec, device=device, delivered=delivered)
+    engine = OrtEngine if device == "cpu" else BoundOrtEngine
+    return engine(session, artifact.spec, device=device, delivered=delivered)
 
 
 def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from segdeploy import checkpoint, models
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import ClassMaps, Engine, Images, unknown_device
+from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Precision, Spec
 
@@ -29,19 +29,38 @@ class TorchEngine(Engine):
         super().__init__(spec, device=device, delivered=Precision.FP32)
         self._deployed = deployed.to(device)
 
-    def _classify(self, batch: Images) -> ClassMaps:
+    def _submit(self, batch: Images) -> ClassMaps:
         import torch
 
         with torch.inference_mode():
             class_maps: ClassMaps = self._deployed(torch.tensor(batch, device=self.device)).cpu().numpy()
         return class_maps
 
+    def device_ms(self, batch: Images, *, runs: int) -> list[float] | None:
+        """By events around the network alone, its input already on the device; None on the CPU."""
+        import torch
+
+        if self.device == "cpu":
+            return None
+        images = torch.tensor(batch, device=self.device)
+        found = []
+        with torch.inference_mode():
+            self._deployed(images)
+            for _ in range(runs):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()
+                self._deployed(images)
+                end.record()
+                end.synchronize()
+                found.append(start.elapsed_time(end))
+        return found
+
     def _release(self) -> None:
         del self._deployed
 
 
-def open(artifact: Artifact, *, device: str, threads: int | None = None) -> TorchEngine:  # noqa: A001
-    """Load a checkpoint at the size its artifact says. `threads` holds for the whole process: torch has one pool."""
+def open(artifact: Artifact, *, device: str, options: RunOptions = RUN) -> TorchEngine:  # noqa: A001
+    """Load a checkpoint at the size its artifact says. Threads hold for the whole process: torch has one pool."""
     torch = import_runtime()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
@@ -50,16 +69,12 @@ def open(artifact: Artifact, *, device: str, threads: int | None = None) -> Torc
             "PyTorch cannot use CUDA here.", "Use --device cpu, or install a CUDA build of torch and a driver."
         )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 was asked
-    if threads:
-        torch.set_num_threads(threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     network, _ = checkpoint.load(artifact.path)
     network.check_size(artifact.spec.height, artifact.spec.width)
     spec = dataclasses.replace(artifact.spec, output="class_map")
     return TorchEngine(models.deployed(network, spec).eval(), spec, device=device)
-
-
-def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - fp32 alone
-    return {}
 
 
 def import_runtime() -> ModuleType:

@@ -1,0 +1,141 @@
+"""What a strongly typed network asks for, layer by layer, and what the compiled engine really does."""
+
+import dataclasses
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from segdeploy.spec import Precision
+
+Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
+
+ENOUGH = 0.9  # of the narrow work, for an engine to be called narrow
+NARROW = (Precision.INT8, Precision.FP16)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Typed:
+    """The convolutions of a network: their multiply-adds for one image, and the type each computes in.
+
+    `layers`: how many layers of any kind give each type.
+    """
+
+    work: Mapping[str, int]
+    types: Mapping[str, Precision]
+    layers: Mapping[str, int]
+
+    def shares(self) -> dict[str, float]:
+        """The share of the convolutions' work that each type has."""
+        total = sum(self.work.values())
+        by_type: Counter[str] = Counter()
+        for layer, kind in self.types.items():
+            by_type[kind.value] += self.work[layer]
+        return {kind: work / total for kind, work in sorted(by_type.items())}
+
+    def asked_for(self, precision: Precision) -> list[str]:
+        return [layer for layer, kind in self.types.items() if kind is precision]
+
+
+def typed(trt: Trt, network: Trt) -> Typed:
+    """Read a parsed network: in a strongly typed one the builder may change no type that stands there."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
+    work: dict[str, int] = {}
+    types: dict[str, Precision] = {}
+    for layer in layers:
+        kind = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
+        if layer.type in kind:
+            types[layer.name] = _computes_in(trt, layer, producers)
+            transposed = layer.type == trt.LayerType.DECONVOLUTION
+            layer.__class__ = kind[layer.type]  # how the binding gives a layer its own attributes
+            work[layer.name] = _multiply_adds(layer, transposed=transposed)
+    given = (layer.get_output(i) for layer in layers for i in range(layer.num_outputs))
+    counted = Counter(_type_name(tensor.dtype) for tensor in given)
+    return Typed(work, types, dict(sorted(counted.items())))
+
+
+def _computes_in(trt: Trt, layer: Trt, producers: Mapping[str, Any]) -> Precision:
+    """int8 where every operand is what a DequantizeLinear makes of int8; else the type of the input."""
+    operands = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
+    makers = [producers.get(operand.name) for operand in operands]
+    quantized = [
+        maker is not None and maker.type == trt.LayerType.DEQUANTIZE and maker.get_input(0).dtype == trt.DataType.INT8
+        for maker in makers
+    ]
+    if all(quantized):
+        return Precision.INT8
+    return Precision.FP16 if operands[0].dtype == trt.DataType.HALF else Precision.FP32
+
+
+def _multiply_adds(layer: Trt, *, transposed: bool) -> int:
+    """Every weight of a convolution meets every place of its output (of a transposed one, of its input) once."""
+    given, made = tuple(layer.get_input(0).shape), tuple(layer.get_output(0).shape)
+    places = given[2:] if transposed else made[2:]
+    weights = given[1] // layer.num_groups * made[1] * math.prod(layer.kernel_size_nd)
+    return int(weights * math.prod(places))
+
+
+def _type_name(dtype: Trt) -> str:
+    names = {"FLOAT": "fp32", "HALF": "fp16"}
+    return names.get(dtype.name, str(dtype.name).lower())
+
+
+def inspected(text: str) -> dict[str, Precision | None]:
+    """What the inspector's JSON (of TensorRT 10 or 11) says of each ONNX layer: the type its first input has.
+
+    None where it does not say: several layers were fused into one, and one type does not speak for all of them.
+    """
+    found: dict[str, Precision | None] = {}
+    for layer in json.loads(text).get("Layers", []):
+        if isinstance(layer, Mapping):
+            names = list(_onnx_names(layer))
+            convolutions = [name for name in names if re.search(r"/Conv(Transpose)?(_\d+)?$", name)]
+            kind = _input_type(layer) if len(convolutions) == 1 else None
+            found |= dict.fromkeys(convolutions, kind)
+    return found
+
+
+def _onnx_names(layer: Mapping[str, Any]) -> Iterator[str]:
+    marked = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.get("Metadata", "")))
+    yield from dict.fromkeys(marked or str(layer.get("Name", "")).split(" + "))
+
+
+def _input_type(layer: Mapping[str, Any]) -> Precision | None:
+    inputs = layer.get("Inputs") or [{}]
+    first = inputs[0] if isinstance(inputs[0], Mapping) else {}
+    # TensorRT 10 says both in one field ("Row major linear FP16 format"), 11 each in its own.
+    said = str(first.get("Format/Datatype") or first.get("DataType") or first.get("Datatype") or "").lower()
+    spellings = {Precision.INT8: ("int8",), Precision.FP16: ("fp16", "half"), Precision.FP32: ("fp32", "float")}
+    for kind, words in spellings.items():
+        if any(word in said for word in words):
+            return kind
+    return None
+
+
+def delivered(asked: Typed, precision: Precision, found: Mapping[str, Precision | None] | None) -> dict[str, Any]:
+    """What an engine delivers of the narrow work: the type, its share, the layers that run wider, and what is unknown.
+
+    `found` is None where the engine could not be inspected.
+    """
+    if precision is Precision.FP32:
+        return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": [], "reason": None}
+    nothing: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
+    if found is None:
+        return {**nothing, "reason": "an engine is inspected on a GPU of its own kind, and there is none here"}
+    layers = asked.asked_for(precision)
+    total = sum(asked.work[layer] for layer in layers) or 1
+    wider = [layer for layer in layers if found.get(layer) not in {None, precision}]
+    unknown = [layer for layer in layers if found.get(layer) is None]
+    wide_share, unknown_share = (sum(asked.work[layer] for layer in some) / total for some in (wider, unknown))
+    wider.sort(key=lambda layer: -asked.work[layer])
+    if wide_share <= 1 - ENOUGH < wide_share + unknown_share:
+        return {
+            **nothing,
+            "wider": wider,
+            "reason": f"the inspector does not say it of {unknown_share:.1%} of the work",
+        }
+    kind = precision if wide_share <= 1 - ENOUGH else Precision.FP32
+    return {"delivered": kind, "delivered_share": 1 - wide_share - unknown_share, "wider": wider, "reason": None}

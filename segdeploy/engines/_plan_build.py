@@ -1,0 +1,216 @@
+"""A graph becomes a plan: one strongly typed path for TensorRT 10.13 to 11 and TensorRT-RTX."""
+
+import dataclasses
+import hashlib
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segdeploy import artifact
+from segdeploy._watch import Watch
+from segdeploy.engines._base import BuildOptions
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.spec import Spec
+
+Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
+
+POLL_S = 0.05
+PERCENT = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """A serialized engine, and the sha256 of the timing cache it was built from."""
+
+    plan: bytes
+    timing_cache_sha256: str | None
+
+
+class Log:
+    """What a builder said that was no news: the reasons, when it fails."""
+
+    def __init__(self, trt: Trt) -> None:
+        self.errors: list[str] = []
+        errors = self.errors
+
+        class Logger(trt.ILogger):  # type: ignore[misc] # the base is known at run time
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Trt, message: str) -> None:
+                if severity <= trt.ILogger.Severity.ERROR:
+                    errors.append(" ".join(message.split()))
+
+        self.logger = Logger()
+
+    def reason(self) -> str:
+        return self.errors[-1] if self.errors else "it does not say why"
+
+
+def parse(trt: Trt, builder: Trt, log: Log, graph: Path, data: bytes) -> Trt:
+    """The graph as a strongly typed network. Raise InvalidFileError, with the layer's name, where it is refused."""
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(data, str(graph)):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        reasons = [f"{error.node_name() or 'the graph'} ({error.node_operator()}): {error.desc()}" for error in errors]
+        raise InvalidFileError(
+            f"{trt.__name__} {trt.__version__} refuses {graph}: {' '.join(reasons) or log.reason()}",
+            "Export it again with segdeploy export; int8 in the form signed.",
+        )
+    return network
+
+
+def build(  # noqa: PLR0917 - the pieces of one act
+    trt: Trt,
+    builder: Trt,
+    network: Trt,
+    log: Log,
+    spec: Spec,
+    options: BuildOptions,
+    *,
+    target: str | None,
+    watch: Watch,
+) -> Built:
+    """Compile a network; `target` is the compute capability where it is not the one of this GPU.
+
+    Ctrl-C ends it at the builder's next step.
+    """
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector cannot say what was delivered
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 was asked, not TensorFloat-32
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
+    if target is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.replace('.', '')}"), 0)
+    profile = builder.create_optimization_profile()
+    image = (spec.height, spec.width, 3)
+    profile.set_shape("images", (1, *image), (options.opt_batch, *image), (options.max_batch, *image))
+    config.add_optimization_profile(profile)
+    read = _use_timing_cache(trt, config, options) if options.timing_cache is not None else None
+    with watch(f"Building {spec.model}", PERCENT) as done:
+        plan = _interruptible(trt, builder, network, config, done)
+    if plan is None:
+        raise InvalidFileError(
+            f"{trt.__name__} {trt.__version__} cannot build {spec.model}: {log.reason()}", _remedy(options)
+        )
+    if options.timing_cache is not None and not options.pinned:
+        artifact.write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    return Built(bytes(plan), read)
+
+
+def _remedy(options: BuildOptions) -> str:
+    if options.pinned:
+        return "The pinned timing cache lacks a measurement: build once without --pin-timing-cache."
+    return "Give a smaller --max-batch or a larger --workspace, or export the graph again."
+
+
+def _use_timing_cache(trt: Trt, config: Trt, options: BuildOptions) -> str | None:
+    path = options.timing_cache
+    assert path is not None  # noqa: S101 - the caller asked
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        if options.pinned:
+            raise InvalidRequestError(f"there is no timing cache {path}.", "Name one that a build wrote.") from error
+        data = b""
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
+    if not config.set_timing_cache(config.create_timing_cache(data), ignore_mismatch=False):
+        raise InvalidFileError(
+            f"{path} is a timing cache of another version or another GPU.", "Give another --timing-cache, or none."
+        )
+    if options.pinned:
+        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    return hashlib.sha256(data).hexdigest() if data else None
+
+
+def _interruptible(
+    trt: Trt,
+    builder: Trt,
+    network: Trt,
+    config: Trt,
+    done: Callable[[], None],
+) -> Trt:
+    """The builder works in a thread of its own: this one hears Ctrl-C, and no exception passes through its C++."""
+    monitor, progress = _monitor(trt, done)
+    config.progress_monitor = monitor
+    result: list[Any] = []
+    worker = threading.Thread(
+        target=lambda: result.append(builder.build_serialized_network(network, config)), daemon=True
+    )
+    worker.start()
+    try:
+        while not result and worker.is_alive():
+            worker.join(POLL_S)
+    except KeyboardInterrupt:
+        progress.cancelled = True
+        worker.join()
+        raise
+    progress.finish()
+    return result[0] if result else None
+
+
+class _Progress:
+    """The share of nested phases that is done, told in whole percent."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self.cancelled = False
+        self._done = done
+        self._told = 0
+        self._phases: dict[str, list[int]] = {}  # name: steps done, steps in all; outermost first
+
+    def start(self, name: str, steps: int) -> None:
+        self._phases[name] = [0, max(1, steps)]
+
+    def step(self, name: str) -> bool:
+        if name in self._phases:
+            self._phases[name][0] += 1
+            self._tell(self._share())
+        return not self.cancelled
+
+    def end(self, name: str) -> None:
+        self._phases.pop(name, None)
+
+    def finish(self) -> None:
+        self._tell(1.0)
+
+    def _share(self) -> float:
+        share, part = 0.0, 1.0
+        for steps_done, steps in self._phases.values():
+            share += part * min(1.0, steps_done / steps)
+            part /= steps
+        return min(1.0, share)
+
+    def _tell(self, share: float) -> None:
+        while self._told < int(PERCENT * share):
+            self._told += 1
+            self._done()
+
+
+def _monitor(trt: Trt, done: Callable[[], None]) -> tuple[Trt, _Progress]:
+    progress = _Progress(done)
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc] # the base is known at run time
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+            progress.start(phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002
+            return progress.step(phase_name)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.end(phase_name)
+
+    return Monitor(), progress
+
+
+def file_name(*parts: str | None) -> str:
+    """A name that says what a timing cache holds for."""
+    return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts if part) + ".cache"

@@ -1,0 +1,128 @@
+"""A plan and all that its manifest says: what was asked for, what the parser made of it, what the engine delivers."""
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segdeploy import artifact, signature
+from segdeploy._version import __version__
+from segdeploy._watch import Watch
+from segdeploy.artifact import Artifact
+from segdeploy.engines import _audit, _onnx_file, _plan_build
+from segdeploy.engines._base import BuildOptions
+from segdeploy.engines._cuda import Gpu
+from segdeploy.engines._plan_build import Log, Trt
+from segdeploy.errors import GateFailedError, InvalidFileError
+from segdeploy.spec import Precision
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is for: a runtime and a compute capability; `gpu` is the one here, where it can load the plan."""
+
+    runtime: str
+    capability: str
+    named: bool  # to the builder, which else builds for the GPU it finds
+    gpu: Gpu | None
+
+
+def compile_plan(
+    trt: Trt, graph: Artifact, folder: Path, options: BuildOptions, *, target: Target, watch: Watch
+) -> Artifact:
+    """Build a graph for a target and write the plan, signed.
+
+    Raise GateFailedError, with nothing written, where the plan would compute wider than the graph asks.
+    """
+    signature.make_key()
+    data = _bytes_of(graph)
+    log = Log(trt)
+    builder = trt.Builder(log.logger)
+    network = _plan_build.parse(trt, builder, log, graph.path, data)
+    typed = _audit.typed(trt, network)
+    asked = dict(graph.made_by.get("asked", {Precision.FP32.value: 1.0}))
+    _require_typed(graph, asked, typed.shares())
+    named = target.capability if target.named else None
+    built = _plan_build.build(trt, builder, network, log, graph.spec, options, target=named, watch=watch)
+    found = None if target.gpu is None else _inspected(trt, built.plan, log)
+    delivered = _audit.delivered(typed, graph.precision, found)
+    path = artifact.plan_path(folder, graph.spec.model, target.runtime, graph.precision, target.capability)
+    _require_delivered(path, graph.precision, delivered)
+    facts = {"asked": asked, "typed": {"work": typed.shares(), "tensors": typed.layers}, **delivered}
+    plan = Artifact(
+        path=path,
+        kind="plan",
+        precision=graph.precision,
+        spec=graph.spec,
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        made_by={**_origin(trt, graph, folder, target), "options": _described(options, built), **facts},
+        made_at=artifact.now(),
+        form=graph.form,
+    )
+    signature.publish(plan, built.plan)
+    return plan
+
+
+def _origin(trt: Trt, graph: Artifact, folder: Path, target: Target) -> dict[str, Any]:
+    calibration = graph.made_by.get("calibration")
+    return {
+        "command": "build",
+        "version": __version__,
+        "runtime": target.runtime,
+        "runtime_version": trt.__version__,
+        "system": system(),
+        "compute_capability": target.capability,
+        "gpu": None if target.gpu is None else target.gpu.name,
+        "driver": None if target.gpu is None else target.gpu.driver,
+        "cuda": None if target.gpu is None else target.gpu.cuda,
+        "graph": {"path": os.path.relpath(graph.path, folder), "sha256": graph.sha256},
+        "weights": {fact: graph.made_by["weights"][fact] for fact in ("kind", "sha256")},
+        "calibration_sha256": None if calibration is None else artifact.digest(calibration),
+    }
+
+
+def _described(options: BuildOptions, built: _plan_build.Built) -> dict[str, Any]:
+    """The options, so that the plan can be built again; the timing cache by what was in it, too."""
+    path = options.timing_cache
+    fields = {**dataclasses.asdict(options), "timing_cache": None if path is None else str(path)}
+    return {**fields, "timing_cache_sha256": built.timing_cache_sha256}
+
+
+def system() -> str:
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _bytes_of(graph: Artifact) -> bytes:
+    _onnx_file.require_contained(graph.path)
+    data = graph.path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != graph.sha256:
+        raise InvalidFileError(f"{graph.path} changed while it was read.", "Run the command again.")
+    return data
+
+
+def _require_typed(graph: Artifact, asked: Mapping[str, float], typed: Mapping[str, float]) -> None:
+    wanted, found = asked.get(graph.precision, 0.0), typed.get(graph.precision, 0.0)
+    if found < _audit.ENOUGH * wanted:
+        raise GateFailedError(
+            f"{graph.path} asks for {wanted:.1%} of its work in {graph.precision}; the parsed network has {found:.1%}.",
+            f"Export it again: segdeploy export --model {graph.spec.model} --precision {graph.precision}",
+        )
+
+
+def _inspected(trt: Trt, plan: bytes, log: Log) -> dict[str, Precision | None]:
+    engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise InvalidFileError(f"the plan that was just built does not load: {log.reason()}", "Build it again.")
+    return _audit.inspected(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _require_delivered(path: Path, precision: Precision, delivered: Mapping[str, Any]) -> None:
+    if delivered["delivered"] not in {None, precision}:
+        raise GateFailedError(
+            f"{path} would do {delivered['delivered_share']:.1%} of its {precision} work in {precision}; wider: "
+            f"{', '.join(delivered['wider'][:5])}.",
+            "It was not written. Build another precision, or with another version of the runtime.",
+        )

@@ -1,0 +1,190 @@
+"""A plan at work: two slots of memory, copies and compute on streams of their own, whole networks launched at once."""
+
+import threading
+from collections import deque
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.engines._base import ClassMaps, Engine, Images
+from segdeploy.engines._cuda import Cuda
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.spec import Precision, Spec
+
+SLOTS = 2
+MOST_GRAPHS = 8  # batch sizes; each graph holds device memory
+
+
+class _Pending:
+    """A batch on its way; `result` once its slot was needed for another."""
+
+    def __init__(self, slot: "_Slot", count: int) -> None:
+        self.slot = slot
+        self.count = count
+        self.result: ClassMaps | None = None
+
+
+class _Slot:
+    """The memory of one batch in flight, on both sides, and the events that order its three steps."""
+
+    def __init__(self, cuda: Cuda, images: tuple[int, ...], class_maps: tuple[int, ...]) -> None:
+        sizes = int(np.prod(images)), int(np.prod(class_maps))
+        self.images = cuda.pinned(sizes[0]).reshape(images)
+        self.class_maps = cuda.pinned(sizes[1]).reshape(class_maps)
+        self.images_at, self.class_maps_at = (cuda.allocate(size) for size in sizes)
+        self.arrived, self.computed, self.returned = cuda.event(), cuda.event(), cuda.event()
+        self.graphs: dict[int, Any] = {}
+        self.runs: dict[int, int] = {}
+        self.pending: _Pending | None = None
+
+
+class PlanEngine(Engine):
+    """TensorRT and TensorRT-RTX. Two threads that call `classify` at once overlap; more wait their turn.
+
+    All device and pinned memory is taken here, at the start. A batch size that comes again is launched as a CUDA graph
+    from its third time on.
+    """
+
+    runtime: ClassVar[str]
+    in_flight = SLOTS
+
+    def __init__(
+        self,
+        engine: Any,  # noqa: ANN401 - TensorRT's
+        cuda: Cuda,
+        spec: Spec,
+        *,
+        runtime: str,
+        max_batch: int,
+        delivered: Precision | None,
+        cuda_graphs: bool,
+    ) -> None:
+        super().__init__(spec, device="cuda", delivered=delivered)
+        self.runtime = runtime  # type: ignore[misc] # one class serves two runtimes
+        self.max_batch = max_batch
+        self._cuda_graphs = cuda_graphs
+        self._engine, self._cuda = engine, cuda
+        self._turn = threading.Condition()
+        with cuda.active():
+            self._context = engine.create_execution_context()
+            if self._context is None:
+                raise InvalidFileError(f"{runtime} cannot run {spec.model}.", "Free device memory, or build it again.")
+            self._upload, self._compute, self._download = cuda.stream(), cuda.stream(), cuda.stream()
+            self._began, self._ended = cuda.event(), cuda.event()
+            images = (max_batch, spec.height, spec.width, 3)
+            class_maps = (max_batch, *(side - 2 * spec.margin for side in images[1:3]))
+            self._free = deque(_Slot(cuda, images, class_maps) for _ in range(SLOTS))
+        self._busy: deque[_Slot] = deque()
+
+    def _submit(self, batch: Images) -> _Pending | ClassMaps:
+        if len(batch) > self.max_batch:
+            raise InvalidRequestError(
+                f"this engine takes at most {self.max_batch} images at once, not {len(batch)}.",
+                f"Build it again with --max-batch {len(batch)}.",
+            )
+        if not len(batch):
+            return np.empty(
+                (0, self.spec.height - 2 * self.spec.margin, self.spec.width - 2 * self.spec.margin), np.uint8
+            )
+        with self._turn, self._cuda.active():
+            slot = self._next_slot()
+            slot.pending = _Pending(slot, len(batch))
+            np.copyto(slot.images[: len(batch)], batch)
+            self._start(slot, len(batch))
+            self._busy.append(slot)
+            return slot.pending
+
+    def _next_slot(self) -> _Slot:
+        while not self._free and not self._busy:
+            self._turn.wait()
+        if self._free:
+            return self._free.popleft()
+        slot = self._busy.popleft()
+        if slot.pending is not None:
+            slot.pending.result = self._returned(slot, slot.pending.count).copy()
+        return slot
+
+    def _start(self, slot: _Slot, count: int) -> None:
+        cuda = self._cuda
+        cuda.to_device(slot.images_at, slot.images[:count].reshape(-1), self._upload)
+        cuda.record(slot.arrived, self._upload)
+        cuda.wait(self._compute, slot.arrived)
+        self._launch(slot, count)
+        cuda.record(slot.computed, self._compute)
+        cuda.wait(self._download, slot.computed)
+        cuda.to_host(slot.class_maps[:count].reshape(-1), slot.class_maps_at, self._download)
+        cuda.record(slot.returned, self._download)
+
+    def _launch(self, slot: _Slot, count: int) -> None:
+        """Put the network into the compute stream; its second run of a size is captured after it has run as it is."""
+        if slot.graphs.get(count) is not None:
+            self._cuda.launch(slot.graphs[count], self._compute)
+            return
+        self._context.set_input_shape("images", (count, *slot.images.shape[1:]))
+        self._context.set_tensor_address("images", slot.images_at)
+        self._context.set_tensor_address(self.spec.output, slot.class_maps_at)
+        if not self._enqueue():
+            raise InvalidFileError(f"{self.runtime} failed on a batch of {count}.", "Build the engine again.")
+        slot.runs[count] = slot.runs.get(count, 0) + 1
+        if slot.runs[count] > 1 and count not in slot.graphs and self._may_capture(slot):
+            slot.graphs[count] = self._cuda.capture(self._compute, self._enqueue)
+
+    def _may_capture(self, slot: _Slot) -> bool:
+        capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX compiles at first use
+        stream = self._cuda.address_of(self._compute)
+        return self._cuda_graphs and len(slot.graphs) < MOST_GRAPHS and (capturable is None or capturable(stream))
+
+    def _enqueue(self) -> bool:
+        return bool(self._context.execute_async_v3(self._cuda.address_of(self._compute)))
+
+    def _returned(self, slot: _Slot, count: int) -> NDArray[np.uint8]:
+        self._cuda.synchronize(slot.returned)
+        return slot.class_maps[:count]
+
+    def _collect(self, pending: Any, out: ClassMaps | None) -> ClassMaps:  # noqa: ANN401
+        if not isinstance(pending, _Pending):
+            return super()._collect(pending, out)
+        with self._turn:
+            if pending.result is not None:
+                return super()._collect(pending.result, out)
+            self._busy.remove(pending.slot)  # ours alone now, so that others may go on while we wait
+        try:
+            with self._cuda.active():
+                returned = self._returned(pending.slot, pending.count)
+                if out is None:
+                    return returned.copy()
+                np.copyto(out, returned)
+                return out
+        finally:
+            with self._turn:
+                pending.slot.pending = None
+                self._free.append(pending.slot)
+                self._turn.notify()
+
+    def device_ms(self, batch: Images, *, runs: int) -> list[float]:
+        """By events around the network alone, its input already on the device."""
+        for _ in range(SLOTS * 2):
+            self.classify(batch)  # each slot has run this size, and has its graph
+        found = []
+        with self._turn, self._cuda.active():
+            slot = self._next_slot()
+            for _ in range(runs):
+                self._cuda.record(self._began, self._compute)
+                self._launch(slot, len(batch))
+                self._cuda.record(self._ended, self._compute)
+                self._cuda.synchronize(self._ended)
+                found.append(self._cuda.elapsed_ms(self._began, self._ended))
+            slot.pending = None
+            self._free.append(slot)
+            self._turn.notify()
+        return found
+
+    def _release(self) -> None:
+        with self._turn, self._cuda.active():
+            for slot in self._busy:
+                self._cuda.synchronize(slot.returned)
+            self._busy.clear()
+            self._free.clear()
+            del self._context, self._engine  # before the memory and the streams they use
+        self._cuda.close()

@@ -1,0 +1,172 @@
+"""What TensorRT and TensorRT-RTX share: all but their names and two habits."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+from segdeploy import artifact, signature
+from segdeploy._watch import Watch, silent
+from segdeploy.artifact import Artifact
+from segdeploy.engines import _cuda, _plan_build
+from segdeploy.engines._base import BUILD, RUN, BuildOptions, RunOptions, missing, unknown_device
+from segdeploy.engines._cuda import Cuda, Gpu
+from segdeploy.engines._plan_compile import Target, compile_plan, system
+from segdeploy.engines._plan_run import PlanEngine
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.spec import Precision
+
+OPENS = "plan"
+DEVICES = ("cuda",)
+CONCURRENT = False  # two batches at once keep it busy, however many threads there are
+FORM = "signed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flavour:
+    """One of the two: the module it is imported as, the extra that brings it, and its habits.
+
+    `cross`: it builds for GPUs that are not here. `has_timing_cache`: it keeps what it measured.
+    """
+
+    runtime: str
+    module: str
+    extra: str
+    cross: bool
+    has_timing_cache: bool
+
+    def import_runtime(self) -> ModuleType:
+        try:
+            return importlib.import_module(self.module)
+        except (ImportError, OSError) as error:  # a binding without its library raises either
+            raise missing(self.module, self.extra) from error
+
+    def devices(self) -> list[str]:
+        """cuda, where there is a GPU. Raise MissingRuntimeError where there is none."""
+        self.import_runtime()
+        gpu_here()
+        return list(DEVICES)
+
+    def capability(self, options: BuildOptions = BUILD) -> str:
+        """The compute capability that a build is for: the one that was named, or that of this GPU."""
+        trt, asked = self.import_runtime(), options.compute_capability
+        if asked is None:
+            return gpu_here().compute_capability
+        if not re.fullmatch(r"\d{1,2}\.\d", asked):
+            raise InvalidRequestError(f"{asked!r} is no compute capability.", "Give one such as 8.9.")
+        if self.cross:
+            self._require_known(trt, asked)
+        elif asked != (here := gpu_here().compute_capability):
+            raise InvalidRequestError(
+                f"{self.runtime} builds for the GPU it runs on ({here}), not for {asked}.",
+                "Build on such a GPU, or with trt-rtx.",
+            )
+        return asked
+
+    def _require_known(self, trt: ModuleType, capability: str) -> None:
+        known = [f"{name[2:-1]}.{name[-1]}" for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+        if capability not in known:
+            raise InvalidRequestError(
+                f"{self.module} {trt.__version__} builds nothing for compute capability {capability}.",
+                f"Choose one of {', '.join(sorted(known, key=float))}.",
+            )
+
+    def compile(
+        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, watch: Watch = silent
+    ) -> Artifact:
+        """Build a plan into `folder`, signed, with the audit of its precision in the manifest."""
+        trt = self.import_runtime()
+        self._require_sensible(graph, options)
+        capability = self.capability(options)
+        target = Target(self.runtime, capability, named=self.cross, gpu=_gpu_of(capability))
+        options = self._with_timing_cache(options, target.gpu)
+        return compile_plan(trt, graph, folder, options, target=target, watch=watch)
+
+    def _require_sensible(self, graph: Artifact, options: BuildOptions) -> None:
+        if graph.form not in {None, FORM}:
+            raise InvalidFileError(
+                f"{graph.path} is in the {graph.form} form; {self.runtime} takes {FORM}.",
+                f"Make it: segdeploy export --model {graph.spec.model} --precision int8 --form {FORM}",
+            )
+        if graph.spec.output != "class_map":
+            raise InvalidFileError(f"{graph.path} gives {graph.spec.output}.", "Build from the graph of class maps.")
+        if options.opt_batch > options.max_batch:
+            raise InvalidRequestError(
+                f"--opt-batch {options.opt_batch} is more than --max-batch {options.max_batch}.", "Give a smaller one."
+            )
+        if options.timing_cache is not None and not self.has_timing_cache:
+            raise InvalidRequestError(f"{self.runtime} keeps no timing cache.", "Leave --timing-cache out.")
+        if options.pinned and options.timing_cache is None:
+            raise InvalidRequestError("--pin-timing-cache pins a file.", "Name it with --timing-cache FILE.")
+
+    def _with_timing_cache(self, options: BuildOptions, gpu: Gpu | None) -> BuildOptions:
+        if options.timing_cache is not None or not self.has_timing_cache or gpu is None:
+            return options
+        version = self.import_runtime().__version__
+        name = _plan_build.file_name(self.runtime, version, gpu.name, gpu.compute_capability, gpu.driver, gpu.cuda)
+        return dataclasses.replace(options, timing_cache=artifact.cache_folder() / "timing" / name)
+
+    def open(self, compiled: Artifact, *, device: str, options: RunOptions = RUN) -> PlanEngine:
+        """Open a plan, once its manifest, its bytes, this runtime and this GPU are what they must be."""
+        if device not in DEVICES:
+            raise unknown_device(self.runtime, device, DEVICES)
+        plan, data = signature.read(compiled.path)
+        trt = self.import_runtime()
+        for fact, here in (("runtime", self.runtime), ("runtime_version", trt.__version__), ("system", system())):
+            _require_made_for(plan, fact, here)
+        cuda = _cuda.connect(options.cuda)
+        try:
+            return self._started(trt, plan, data, cuda, cuda_graphs=options.cuda_graphs)
+        except BaseException:
+            cuda.close()
+            raise
+
+    def _started(self, trt: ModuleType, plan: Artifact, data: bytes, cuda: Cuda, *, cuda_graphs: bool) -> PlanEngine:
+        with cuda.active():
+            _require_made_for(plan, "compute_capability", cuda.gpu().compute_capability)
+            log = _plan_build.Log(trt)
+            engine = trt.Runtime(log.logger).deserialize_cuda_engine(data)
+        if engine is None:
+            raise InvalidFileError(f"{self.runtime} cannot load {plan.path}: {log.reason()}", _rebuild(plan))
+        delivered = plan.made_by["delivered"]
+        return PlanEngine(
+            engine,
+            cuda,
+            plan.spec,
+            runtime=self.runtime,
+            max_batch=plan.made_by["options"]["max_batch"],
+            delivered=None if delivered is None else Precision(delivered),
+            cuda_graphs=cuda_graphs,
+        )
+
+
+def gpu_here() -> Gpu:
+    cuda = _cuda.connect()
+    try:
+        with cuda.active():
+            return cuda.gpu()
+    finally:
+        cuda.close()
+
+
+def _gpu_of(capability: str) -> Gpu | None:
+    """This machine's GPU, where a plan for that compute capability can be loaded on it."""
+    try:
+        gpu = gpu_here()
+    except MissingRuntimeError:
+        return None
+    return gpu if gpu.compute_capability == capability else None
+
+
+def _require_made_for(plan: Artifact, fact: str, here: str) -> None:
+    made_for = plan.made_by.get(fact)
+    if made_for != here:
+        raise InvalidFileError(
+            f"{plan.path} was built for {fact.replace('_', ' ')} {made_for}; here it is {here}.", _rebuild(plan)
+        )
+
+
+def _rebuild(plan: Artifact) -> str:
+    engine = f"{plan.made_by.get('runtime')}:{plan.precision}"
+    return f"Build it here: segdeploy build --model {plan.spec.model} --engine {engine}"

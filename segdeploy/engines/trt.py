@@ -1,0 +1,24 @@
+"""TensorRT 10.13 to 11: on the NVIDIA GPU that a plan was built on."""
+
+from segdeploy.engines._tensorrt import CONCURRENT, DEVICES, FORM, OPENS, Flavour
+
+_flavour = Flavour("trt", "tensorrt", "tensorrt", cross=False, has_timing_cache=True)
+
+RUNTIME = _flavour.runtime
+PACKAGES = ("tensorrt",)
+capability, compile, devices = _flavour.capability, _flavour.compile, _flavour.devices  # noqa: A001
+import_runtime, open = _flavour.import_runtime, _flavour.open  # noqa: A001
+
+__all__ = [
+    "CONCURRENT",
+    "DEVICES",
+    "FORM",
+    "OPENS",
+    "PACKAGES",
+    "RUNTIME",
+    "capability",
+    "compile",
+    "devices",
+    "import_runtime",
+    "open",
+]

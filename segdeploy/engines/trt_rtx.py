@@ -1,0 +1,24 @@
+"""TensorRT-RTX 1.x: plans for any RTX GPU, built on any machine, with a GPU or without."""
+
+from segdeploy.engines._tensorrt import CONCURRENT, DEVICES, FORM, OPENS, Flavour
+
+_flavour = Flavour("trt-rtx", "tensorrt_rtx", "rtx", cross=True, has_timing_cache=False)
+
+RUNTIME = _flavour.runtime
+PACKAGES = ("tensorrt-rtx",)
+capability, compile, devices = _flavour.capability, _flavour.compile, _flavour.devices  # noqa: A001
+import_runtime, open = _flavour.import_runtime, _flavour.open  # noqa: A001
+
+__all__ = [
+    "CONCURRENT",
+    "DEVICES",
+    "FORM",
+    "OPENS",
+    "PACKAGES",
+    "RUNTIME",
+    "capability",
+    "compile",
+    "devices",
+    "import_runtime",
+    "open",
+]
