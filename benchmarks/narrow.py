@@ -55,8 +55,8 @@ def speed(runs: int) -> dict[str, Any]:
         giga = 2e-9 * sum(convolution_work(Graph(onnx.load(fp32.path))).values())
         photo = images.prepared(images.read(pipeline.packaged_images()[0]), fp32.spec)[None]
         for engine in SPEED_ENGINES:
-            runtime, precision = engines.parse(engine)
-            opened = engines.open_engine(graphs[precision], runtime=runtime, device="cpu")
+            runtime, _, precision = engine.partition(":")
+            opened = engines.open_engine(graphs[Precision(precision)], runtime=runtime, device="cpu")
             tasks.append(latency.host(opened, photo))
             labels.append((name, engine, giga))
     for channels in PEAK_CHANNELS:

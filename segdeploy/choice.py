@@ -12,7 +12,7 @@ from segdeploy import artifact, engines, images
 from segdeploy._watch import Watch
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarks import latency, machine
-from segdeploy.errors import InvalidFileError, SegdeployError
+from segdeploy.errors import InvalidFileError, MissingRuntimeError, SegdeployError
 
 SCHEMA = 1
 RUNS = 5
@@ -54,9 +54,7 @@ def candidates(device: str = "auto") -> list[Candidate]:
 def _obstacle(module: engines.EngineModule, device: str) -> SegdeployError | None:
     try:
         if device not in module.devices():
-            return InvalidFileError(
-                f"the installed {module.RUNTIME} was built without {device}.", "Install its build for GPUs."
-            )
+            return MissingRuntimeError(f"it was built without {device}.", "Install its build for GPUs.")
     except SegdeployError as error:
         return error
     return None
@@ -65,11 +63,14 @@ def _obstacle(module: engines.EngineModule, device: str) -> SegdeployError | Non
 def choose(found: Sequence[Candidate], file_for: Callable[[str], Artifact], *, watch: Watch) -> Choice:
     """The best usable one. Where several serve the CPU they are timed once, and the result is kept beside the graph.
 
-    `file_for` gives what a runtime opens. Raise the first obstacle where none is usable.
+    `file_for` gives what a runtime opens. Raise MissingRuntimeError with every obstacle where none is usable.
     """
     usable = [candidate for candidate in found if candidate.obstacle is None]
     if not usable:
-        raise next(candidate.obstacle for candidate in found if candidate.obstacle is not None)
+        obstacles = [f"{each.runtime} on {each.device}: {each.obstacle.what}" for each in found if each.obstacle]
+        raise MissingRuntimeError(
+            f"no runtime is usable here. {' '.join(obstacles)}", "Install one (segdeploy doctor), or give --device cpu."
+        )
     best = usable[0]
     if best.device == "cuda":
         return Choice(best.runtime, best.device, "the first of the runtimes for this GPU")

@@ -72,14 +72,23 @@ def _found(model: str | None, engine: str, device: str, watch: Watch) -> _Found:
     if runtime is None and model is not None and model.endswith(".plan"):
         runtime = signature.read_manifest(Path(model)).made_by["runtime"]
     if runtime is None:
-        from segdeploy import choice
-
-        chosen = choice.choose(
-            choice.candidates(device), lambda name: file_for(model, name, precision, watch=watch), watch=watch
-        )
-        runtime, device = chosen.runtime, chosen.device
-        log.info("%s runs in %s on %s: %s.", precision, runtime, device, chosen.why)
+        runtime, device = _chosen(model, precision, device, watch)
     return _Found(file_for(model, runtime, precision, watch=watch), runtime, precision, device)
+
+
+def _chosen(model: str | None, precision: Precision, device: str, watch: Watch) -> tuple[str, str]:
+    """The best usable runtime and its device; a graph of a form that nothing here runs is the reference's."""
+    from segdeploy import choice
+
+    found = choice.candidates(device)
+    if model is not None and model.endswith(".onnx") and (form := artifact.read(Path(model)).form) is not None:
+        exact = [each for each in found if form == engines.modules()[each.runtime].FORM]
+        if all(each.obstacle for each in exact):
+            return engines.REFERENCE, device
+        found = exact
+    chosen = choice.choose(found, lambda name: file_for(model, name, precision, watch=watch), watch=watch)
+    log.info("%s runs in %s on %s: %s.", precision, chosen.runtime, chosen.device, chosen.why)
+    return chosen.runtime, chosen.device
 
 
 def _open(found: _Found, options: RunOptions) -> Engine:
@@ -372,11 +381,10 @@ def parity(
 
     The report's `passed` says whether it holds; nothing is raised when it does not.
     """
+    pictures = _pictures(data)
     found = _found(model, engine, device, watch)
     graph = _graph_of(found, model, watch)
-    _, report = _prove(
-        graph, found.file, found.runtime, _pictures(data), device=found.device, options=options, watch=watch
-    )
+    _, report = _prove(graph, found.file, found.runtime, pictures, device=found.device, options=options, watch=watch)
     return report
 
 
@@ -684,8 +692,8 @@ def bench(
     """
     from segdeploy.benchmarks import delivered, latency, machine
 
-    asked = _timed(model, engine_names, device, watch, with_fp32=require_faster)
     pictures = dataset.image_files(data) if data is not None else packaged_images()
+    asked = _timed(model, engine_names, device, watch, with_fp32=require_faster)
     with contextlib.ExitStack() as stack:
         opened = [
             stack.enter_context(

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy import checkpoint, models, pipeline
+from segdeploy import checkpoint, engines, models, pipeline
 from segdeploy.engines import Engine, RunOptions
+from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Spec
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
@@ -62,6 +63,20 @@ def segdeploy_data() -> Path:
     if not named:
         pytest.skip("SEGDEPLOY_DATA does not name the folder that holds nuclei/, odd_images/ and photos/")
     return Path(named)
+
+
+def require_device(runtime: str, device: str) -> None:
+    """Skip where a runtime cannot use a device here; fail where SEGDEPLOY_REQUIRE (`make gpu-check`) names it."""
+    module = engines.modules()[runtime]
+    try:
+        if device in module.devices():
+            return
+        reason = f"the installed {runtime} was built without {device}"
+    except MissingRuntimeError as error:
+        reason = error.what
+    if runtime in os.environ.get("SEGDEPLOY_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -120,7 +120,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
     [
         {"schema": 2},
         {"sha256": 5},
-        {"kind": "plan"},
+        {"kind": "engine"},
         {"precision": "fp8"},
         {"made_at": None},
         {"made_by": "hand"},

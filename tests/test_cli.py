@@ -25,6 +25,7 @@ HELP_SECONDS = 0.5
 HEAVY = {"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "safetensors"}
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
 GRAPH = "export/unet.fp32.onnx"
+BUILD = "build --model unet --engine trt-rtx:fp32 --compute-capability 8.9"
 SMALL = ("--option", "multiplier=0.0625", "--size", "32x32")
 
 COMMANDS = sorted(cli.commands)
@@ -187,7 +188,26 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("export --model unet --weights many.safetensors", 2, "257 classes; a class map holds 1 to 256"),
         ("infer photos --engine ort:fp32 --device cuda", 3, "cannot use CUDA here"),
         ("infer photos --engine torch:fp32 --device cuda", 3, "cannot use CUDA here"),
-        ("bench --device cuda --runs 1", 3, "cannot use CUDA here"),
+        ("bench --device cuda --runs 1", 3, "no runtime is usable here. trt on cuda: tensorrt is not installed"),
+        ("bench --cuda opencl", 2, "'opencl' is not one of"),
+        ("build --model unet", 2, "Missing option '--engine'"),
+        ("build --model unet --engine fp16", 2, "'fp16' names no runtime to build for"),
+        ("build --model unet --engine trt:fp32", 3, "tensorrt is not installed"),
+        ("build --model unet --engine trt-rtx:fp32", 3, "no NVIDIA GPU can be used here"),
+        ("build --model unet --engine trt-rtx:fp32 --compute-capability 9", 2, "'9' is no compute capability"),
+        (
+            "build --model unet --engine trt-rtx:fp32 --compute-capability 6.1",
+            2,
+            "builds nothing for compute capability 6.1",
+        ),
+        (f"{BUILD} --opt-batch 9", 2, "--opt-batch 9 is more than --max-batch 8"),
+        (f"{BUILD} --timing-cache a", 2, "trt-rtx keeps no timing cache"),
+        (f"{BUILD} --pin-timing-cache", 2, "--pin-timing-cache pins a file"),
+        ("infer photos --engine trt-rtx:fp32", 3, "no NVIDIA GPU can be used here"),
+        ("infer photos --model nothing.plan", 3, "nothing.plan.json is missing"),
+        ("trust nonsense", 2, "'nonsense' is no sha256"),
+        (f"trust {'0' * 64} --revoke", 2, "is not trusted"),
+        ("trust --revoke", 2, "--revoke takes a sha256"),
     ],
 )
 @pytest.mark.usefixtures("labelled")
@@ -207,7 +227,11 @@ def test_a_mask_with_a_strange_class_is_refused(run: Run, labelled: Path, worksp
     """Both where it is scored and where it is learned."""
     (labelled / "classes.csv").write_text("ground,0,0,0\nthing,255,196,0\n")
     Image.fromarray(np.full((60, 80), 7, np.uint8)).save(labelled / "masks/2.png")
-    assert_refused(run("eval", "--data", labelled), 3, "2.png has class 7; the network has 2 classes and ignores 255")
+    assert_refused(
+        run("eval", "--engine", "ort:fp32", "--data", labelled),
+        3,
+        "2.png has class 7; the network has 2 classes and ignores 255",
+    )
     assert (workspace / GRAPH).is_file()
 
 
@@ -232,8 +256,9 @@ def test_a_graph_that_is_none_is_refused_though_its_manifest_fits(run: Run, work
     manifest = workspace / f"{GRAPH}.json"
     fields = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**fields, "sha256": artifact.sha256(workspace / GRAPH)}))
-    assert_refused(run("infer", "photos"), 3, f"ONNX Runtime cannot open {GRAPH}")
-    assert_refused(run("infer", "photos", "--model", GRAPH), 3, f"ONNX Runtime cannot open {GRAPH}")
+    for model in ("unet", GRAPH):
+        refused = run("infer", "photos", "--model", model, "--engine", "ort:fp32")
+        assert_refused(refused, 3, f"{GRAPH} is no ONNX file")
 
 
 @pytest.mark.usefixtures("workspace")
@@ -251,7 +276,10 @@ def test_a_full_stdout_is_an_error_like_any_other(workspace: Path) -> None:
     assert len(done.stderr.splitlines()) == 2
 
 
-@pytest.mark.parametrize("arguments", ["--help", "models", "models --json", "infer photos --json", "bench --runs 1"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "models", "models --json", "infer photos --engine ort:fp32 --json", "bench --engine ort:fp32 --runs 1"],
+)
 def test_a_reader_who_leaves_hears_no_more(workspace: Path, arguments: str) -> None:
     """`segdeploy ... | head` closes the pipe before all is written."""
     photographs(workspace, "photos/a.jpg")
@@ -342,6 +370,17 @@ def doctor_fields(report: dict[str, Any]) -> None:
     assert report["clash"] is False
     assert {"engine ort", "engine torch"} <= {check["name"] for check in report["checks"]}
     assert all(check["remedy"] for check in report["checks"] if not check["usable"])
+    assert [each["runtime"] for each in report["order"] if each["usable"]][-2:] == ["ort", "ov"]
+    assert all(each["usable"] or each["reason"] for each in report["order"])
+
+
+def build_fields(report: dict[str, Any]) -> None:
+    assert report["path"] == "engines/unet.trt-rtx.fp32.cc89.plan"
+    assert report["made_by"]["typed"]["work"] == {"fp32": 1.0}
+
+
+def trust_fields(report: dict[str, Any]) -> None:
+    assert report["trusted"] == {}
 
 
 def train_fields(report: dict[str, Any]) -> None:
@@ -355,12 +394,14 @@ def train_fields(report: dict[str, Any]) -> None:
     [
         pytest.param("train --model unet --data data --batch 3 --epochs 1", train_fields, marks=pytest.mark.slow),
         pytest.param("export --model unet --data data", export_fields, marks=pytest.mark.slow),
-        ("parity --data data", parity_fields),
-        ("bench --data data --runs 3 --batch 2", bench_fields),
+        ("parity --data data --engine ort:fp32", parity_fields),
+        ("bench --data data --runs 3 --batch 2 --engine ort:fp32", bench_fields),
         ("sensitivity --data data", sensitivity_fields),
-        ("eval --data data", eval_fields),
-        ("infer data/images", infer_fields),
+        ("eval --data data --engine ort:fp32", eval_fields),
+        ("infer data/images --engine ort:fp32", infer_fields),
         (f"inspect {GRAPH}", inspect_fields),
+        (BUILD, build_fields),
+        ("trust", trust_fields),
         ("models", models_fields),
         ("doctor", doctor_fields),
     ],
@@ -389,14 +430,16 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
 @pytest.mark.parametrize(
     "arguments,shown",
     [
-        ("parity --data data", "proven: unet on 3 images, to the engine"),
-        ("bench --runs 2", "2 interleaved runs"),
-        ("eval --data data", "unet in ort, 3 images: mIoU 0."),
-        ("infer data/images", "6 done, 0 failed, 0 skipped (no images by name): masks"),
+        ("parity --data data --engine ort:fp32", "proven: unet on 3 images, to the engine"),
+        ("bench --runs 2 --engine ort:fp32", "2 interleaved runs"),
+        ("eval --data data --engine ort:fp32", "unet in ort, 3 images: mIoU 0."),
+        ("infer data/images --engine ort:fp32", "6 done, 0 failed, 0 skipped (no images by name): masks"),
         (f"inspect {GRAPH}", "kind: graph"),
         ("inspect checkpoints/unet.safetensors", "kind: checkpoint"),
         ("models", "weights: file checkpoints/unet.safetensors (no mIoU)"),
-        ("doctor", "engine ort: onnxruntime"),
+        (BUILD, "engines/unet.trt-rtx.fp32.cc89.plan"),
+        ("trust", "No plan from elsewhere is trusted."),
+        ("doctor", "ov on cpu: usable"),
     ],
 )
 @pytest.mark.usefixtures("labelled", "workspace")

@@ -27,6 +27,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError
 MANY = 400
 LARGEST_GROWTH, GROWTH_MB = 1.10, 16  # of the memory above the loaded engine, whichever allows more
 
+ORT = ("--engine", "ort:fp32")
 MEMORY = """
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ with pipeline.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as 
 
 
 def segment(*inputs: str, out: str = "masks", overlay: bool = False) -> dict[str, Any]:
-    return pipeline.infer(inputs, out=Path(out), model="unet", overlay=overlay)
+    return pipeline.infer(inputs, out=Path(out), model="unet", engine="ort:fp32", overlay=overlay)
 
 
 def below(folder: str | Path) -> list[str]:
@@ -88,7 +89,7 @@ def cut_off(signal_number: int, *, after: int) -> tuple[int, str, str]:
     with (
         interruptible(),
         subprocess.Popen(
-            [COMMAND, "infer", "photos", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [COMMAND, "infer", "photos", *ORT, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process,
     ):
         while len(list(Path("masks").glob("*.png"))) < after:
@@ -148,7 +149,7 @@ def test_inputs_without_an_image_are_refused(run: Run, workspace: Path, inputs: 
     (workspace / "photos").mkdir()
     (workspace / "photos/notes.md").write_text("")
     (workspace / "other").mkdir()
-    refused = run("infer", *inputs, "--model", "unet")
+    refused = run("infer", *inputs, *ORT, "--model", "unet")
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.startswith(f"Error: there are no images in {', '.join(inputs)}.\nKnown endings: ")
     assert not (workspace / "masks").exists()
@@ -157,7 +158,7 @@ def test_inputs_without_an_image_are_refused(run: Run, workspace: Path, inputs: 
 @pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("name", ["nothing", "nothing.jpg", "nothing/*.jpg", "nothing.txt"])
 def test_a_missing_path_is_refused(run: Run, name: str) -> None:
-    refused = run("infer", name)
+    refused = run("infer", name, *ORT)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == f"Error: {name} does not exist.\nName a folder, an image, a glob or a .txt list.\n"
 
@@ -314,13 +315,13 @@ def test_overlays_of_the_working_directory_have_a_name(workspace: Path, monkeypa
 def test_a_strange_name_is_as_good_as_any(run: Run, name: str) -> None:
     photographs(Path("photos"), name)
     (Path("photos") / f"bad {name}").write_bytes(b"no image")
-    done = run("infer", "photos", "--json", PYTHONIOENCODING="utf-8:strict")
+    done = run("infer", "photos", *ORT, "--json", PYTHONIOENCODING="utf-8:strict")
     assert done.code == 5, done.err
     assert below("masks") == [f"{name[:-4]}.png"]
     assert [failure["path"] for failure in done.json()["failed"]] == [f"photos/bad {name}"]
     assert done.err.startswith("failed: photos/bad ")
     assert done.err.count("\n") == 1
-    assert run("infer", f"./photos/{name}", "--out", f"out {name}", PYTHONIOENCODING="utf-8:strict").code == 0
+    assert run("infer", f"./photos/{name}", *ORT, "--out", f"out {name}", PYTHONIOENCODING="utf-8:strict").code == 0
     assert below(f"out {name}") == [f"{name[:-4]}.png"]
 
 
@@ -381,7 +382,7 @@ def test_a_bad_file_is_reported_and_the_rest_is_done(run: Run, workspace: Path) 
     (workspace / "photos/empty.png").write_bytes(b"")
     (workspace / "photos/notes.md").write_text("")
     (workspace / "photos/folder.png").mkdir()
-    done = run("infer", "photos", "--json")
+    done = run("infer", "photos", *ORT, "--json")
     report = done.json()
     assert done.code == 5
     assert (report["done"], report["skipped"], len(report["failed"])) == (2, 1, 2)
@@ -394,7 +395,7 @@ def test_a_bad_file_is_reported_and_the_rest_is_done(run: Run, workspace: Path) 
 
 def test_the_report_has_what_the_issue_asks_for(run: Run, workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "b.jpg")
-    done = run("infer", "photos", "--json")
+    done = run("infer", "photos", *ORT, "--json")
     report = done.json()
     assert (done.code, done.err) == (0, "")
     assert (report["schema"], report["done"], report["skipped"], report["failed"]) == (1, 2, 0, [])
@@ -407,7 +408,7 @@ def test_the_report_has_what_the_issue_asks_for(run: Run, workspace: Path) -> No
 
 def test_a_run_in_which_everything_failed_has_a_report(run: Run, workspace: Path) -> None:
     (workspace / "bad.png").write_bytes(b"")
-    done = run("infer", "bad.png", "--json")
+    done = run("infer", "bad.png", *ORT, "--json")
     assert done.code == 5
     assert (done.json()["done"], done.json()["images_per_s"]) == (0, 0)
     assert done.json()["cpu_ms_per_image"] == {"read": None, "resize": None, "engine": None, "write": None}
@@ -466,7 +467,7 @@ def test_a_defect_in_a_worker_is_raised(workspace: Path, engine: Engine, monkeyp
 def test_an_out_that_cannot_be_written_ends_the_run(run: Run, workspace: Path, out: str) -> None:
     photographs(workspace / "photos", "a.jpg", "b.jpg")
     (workspace / "file").write_text("in the way")
-    refused = run("infer", "photos", "--out", out)
+    refused = run("infer", "photos", *ORT, "--out", out)
     assert refused.code == (2 if out == "file" else 3)
     assert (refused.out, refused.err.count("\n")) == ("", 2)
     assert refused.err.startswith("Error: ")
@@ -476,13 +477,13 @@ def test_an_out_that_cannot_be_written_ends_the_run(run: Run, workspace: Path, o
 def test_a_loop_as_out_ends_the_run(run: Run, workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg")
     (workspace / "loop").symlink_to("loop")
-    refused = run("infer", "photos", "--out", "loop")
+    refused = run("infer", "photos", *ORT, "--out", "loop")
     assert (refused.code, refused.out, refused.err.count("\n")) == (3, "", 2)
 
 
 def test_a_full_disk_ends_the_run_with_whole_masks(run: Run, workspace: Path, small_disk: Path) -> None:
     links(workspace / "photos", 40, height=60, width=80)
-    ended = run("infer", "photos", "--out", small_disk / "masks")
+    ended = run("infer", "photos", *ORT, "--out", small_disk / "masks")
     assert (ended.code, ended.out) == (3, "")
     what, remedy = ended.err.splitlines()
     assert what.startswith(f"Error: cannot write {small_disk}/masks/")
@@ -567,7 +568,7 @@ def test_a_killed_run_leaves_no_half_mask_under_a_name(workspace: Path) -> None:
 
 @pytest.mark.usefixtures("workspace")
 def test_every_odd_image_is_answered_for(run: Run, segdeploy_data: Path) -> None:
-    done = run("infer", segdeploy_data / "odd_images", "--json")
+    done = run("infer", segdeploy_data / "odd_images", *ORT, "--json")
     report = done.json()
     assert done.code == 5
     assert report["done"] + len(report["failed"]) + report["skipped"] == 46
@@ -578,7 +579,7 @@ def test_every_odd_image_is_answered_for(run: Run, segdeploy_data: Path) -> None
 @pytest.mark.slow
 @pytest.mark.usefixtures("workspace")
 def test_every_camera_photograph_is_done(run: Run, segdeploy_data: Path) -> None:
-    done = run("infer", segdeploy_data / "photos", "--overlay", "--json")
+    done = run("infer", segdeploy_data / "photos", *ORT, "--overlay", "--json")
     report = done.json()
     assert (done.code, report["done"], report["skipped"], report["failed"]) == (0, 13, 0, [])
     for photo in (segdeploy_data / "photos").iterdir():

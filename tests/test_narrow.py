@@ -550,7 +550,7 @@ def test_the_reference_has_one_precision(engine: str) -> None:
 
 
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("engine", ["int8", "ov:int8", "ort:fp16", "ov:fp16"])
+@pytest.mark.parametrize("engine", ["ort:int8", "ov:int8", "ort:fp16", "ov:fp16"])
 def test_every_verb_takes_a_narrow_engine(photos: Path, labelled: Path, engine: str) -> None:
     runtime, precision = engines.parse(engine)
     report = pipeline.infer([str(photos)], model="unet", engine=engine, device="cpu")

@@ -225,7 +225,7 @@ def test_a_terminal_sees_every_part_of_the_work() -> None:
 
 
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("engine", ["int8", "ov:int8"])
+@pytest.mark.parametrize("engine", ["ort:int8", "ov:int8"])
 def test_infer_takes_a_narrow_engine(run: Run, engine: str) -> None:
     report = run("infer", "photos", "--engine", engine, "--json").json()
     assert (report["done"], report["failed"], report["precision"]) == (8, [], "int8")

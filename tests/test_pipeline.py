@@ -142,7 +142,7 @@ def test_an_export_that_is_another_network_ends_in_a_failed_gate(
     with pytest.raises(GateFailedError):
         pipeline.infer([str(EXAMPLES / "images")], model="unet")
     assert not (tmp_path / "masks").exists()
-    assert pipeline.bench("unet", runs=1)["rows"][0]["agreement"] < 1
+    assert pipeline.bench("unet", engine_names=["ort:fp32"], runs=1)["rows"][0]["agreement"] < 1
 
 
 def test_another_size_is_exported_and_every_engine_takes_it(work: Path) -> None:
@@ -233,7 +233,7 @@ def test_every_report_is_json(work: Path) -> None:
         pipeline.inspect(pipeline.PACKAGED / "unet.safetensors"),
     ]
     for report in reports:
-        assert json.loads(json.dumps(report))["schema"] == 1
+        assert json.loads(json.dumps(report))["schema"] in {1, 2}
 
 
 def test_doctor_finds_two_packages_that_overwrite_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

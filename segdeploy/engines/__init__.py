@@ -65,8 +65,8 @@ def compiling(runtime: str) -> CompilingModule:
 
 def parse(text: str) -> tuple[str | None, Precision]:
     """`[RUNTIME:]PRECISION` -> the two; None where the runtime is left open."""
-    runtime, colon, precision = text.rpartition(":")
-    if colon and runtime not in modules():
+    runtime, _, precision = text.rpartition(":")
+    if runtime and runtime not in modules():
         raise InvalidRequestError(f"there is no runtime {runtime!r}.", f"Choose one of {', '.join(names())}.")
     if precision not in {known.value for known in Precision}:
         raise InvalidRequestError(

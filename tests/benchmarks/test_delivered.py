@@ -279,7 +279,7 @@ def test_int8_that_is_not_delivered_fails_where_the_machine_could(
 
 @pytest.mark.usefixtures("here")
 def test_int8_that_is_delivered_is_no_failure() -> None:
-    report = bench("int8", "ov:int8", runs=1, require_delivered=True)
+    report = bench("ort:int8", "ov:int8", runs=1, require_delivered=True)
     assert report["failures"] == []
     assert {row["delivered"] for row in report["rows"]} == {"int8"}
 
@@ -287,7 +287,7 @@ def test_int8_that_is_delivered_is_no_failure() -> None:
 @pytest.mark.usefixtures("here")
 def test_ratios_are_within_a_runtime_and_for_each_batch() -> None:
     """`ov:int8` against `ort:fp32` would compare runtimes, not types."""
-    report = bench("fp32", "int8", "ov:int8", runs=2, batches=[1, 2])
+    report = bench("ort:fp32", "ort:int8", "ov:int8", runs=2, batches=[1, 2])
     assert [(ratio["engine"], ratio["batch"]) for ratio in report["ratios"]] == [("ort:int8", 1), ("ort:int8", 2)]
     assert report["failures"] == [], "nobody asked for speed"
 
@@ -341,7 +341,7 @@ def two_lines(stderr: str) -> Sequence[str]:
 def test_the_command_ends_with_4_where_a_narrow_engine_is_slower(planted: Callable[[Precision], None]) -> None:
     """The table is printed all the same."""
     planted(Precision.INT8)
-    ended = in_process("--engine", "int8", "--runs", "6", "--require-faster")
+    ended = in_process("--engine", "ort:int8", "--runs", "6", "--require-faster")
     assert ended.exit_code == 4, ended.output
     assert "ort:int8 takes" in two_lines(ended.stderr)[0]
     assert "6 interleaved runs" in ended.stdout
@@ -349,7 +349,7 @@ def test_the_command_ends_with_4_where_a_narrow_engine_is_slower(planted: Callab
 
 @pytest.mark.usefixtures("here")
 def test_the_command_ends_with_4_where_delivery_is_required_and_0_where_it_is_not() -> None:
-    arguments = ("--engine", "fp16", "--runs", "1")
+    arguments = ("--engine", "ort:fp16", "--runs", "1")
     assert in_process(*arguments).exit_code == 0
     assert "(delivered: fp32)" in in_process(*arguments).stdout
     refused = in_process(*arguments, "--require-delivered")
@@ -360,5 +360,5 @@ def test_the_command_ends_with_4_where_delivery_is_required_and_0_where_it_is_no
 @pytest.mark.usefixtures("here")
 def test_a_graph_that_is_named_by_its_path_is_compared_with_its_float_graph() -> None:
     """Its manifest names the graph it was made from."""
-    report = pipeline.bench("export/unet.int8-unsigned.onnx", engine_names=["int8"], runs=2, require_faster=True)
+    report = pipeline.bench("export/unet.int8-unsigned.onnx", engine_names=["ort:int8"], runs=2, require_faster=True)
     assert [ratio["engine"] for ratio in report["ratios"]] == ["ort:int8"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import require_device
 
 from segdeploy import artifact, checkpoint, engines, models
 from segdeploy.engines import Engine, ort
@@ -34,10 +35,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, artifact.Artifa
     return {"checkpoint": checkpoint.read(folder / "unet.safetensors"), "graph": graph}
 
 
-@pytest.fixture(params=engines.names())
-def engine(request: pytest.FixtureRequest, files: dict[str, artifact.Artifact]) -> Iterator[Engine]:
-    module = engines.modules()[request.param]
-    with engines.open_engine(files[module.OPENS], runtime=request.param, device="cpu") as opened:
+PLACES = [
+    pytest.param((name, device), id=f"{name}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else [])
+    for name, module in engines.modules().items()
+    for device in module.DEVICES
+]
+
+
+@pytest.fixture(params=PLACES)
+def engine(request: pytest.FixtureRequest, files: dict[str, artifact.Artifact], tmp_path: Path) -> Iterator[Engine]:
+    """Every engine wherever it runs; what this machine has no GPU or no package for is skipped by name."""
+    runtime, device = request.param
+    require_device(runtime, device)
+    module = engines.modules()[runtime]
+    file = (
+        engines.compiling(runtime).compile(files["graph"], tmp_path) if module.OPENS == "plan" else files[module.OPENS]
+    )
+    with engines.open_engine(file, runtime=runtime, device=device) as opened:
         yield opened
 
 
@@ -46,7 +60,7 @@ def pictures(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def test_says_what_it_is(engine: Engine) -> None:
-    assert engine.device == "cpu"
+    assert engine.device in {"cpu", "cuda"}
     assert engine.delivered is Precision.FP32
     assert engine.runtime in engines.names()
 
@@ -106,14 +120,17 @@ def test_serves_several_threads(engine: Engine) -> None:
 def test_all_engines_draw_the_same_maps(files: dict[str, artifact.Artifact]) -> None:
     maps = []
     for name, module in engines.modules().items():
-        with engines.open_engine(files[module.OPENS], runtime=name, device="cpu") as opened:
-            maps.append(opened.classify(pictures(3)))
+        if "cpu" in module.DEVICES:
+            with engines.open_engine(files[module.OPENS], runtime=name, device="cpu") as opened:
+                maps.append(opened.classify(pictures(3)))
     for other in maps[1:]:
         assert np.mean(other == maps[0]) > 0.999
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-@pytest.mark.parametrize("name", [name for name, module in engines.modules().items() if "cuda" in module.DEVICES])
+@pytest.mark.parametrize(
+    "name", [name for name, module in engines.modules().items() if {"cuda", "cpu"} <= {*module.DEVICES}]
+)
 def test_cuda_that_is_not_there_is_an_error_with_its_remedy(name: str, files: dict[str, artifact.Artifact]) -> None:
     """A silent fall-back to the CPU is a defect."""
     with pytest.raises(MissingRuntimeError, match="CUDA") as error:
@@ -121,7 +138,7 @@ def test_cuda_that_is_not_there_is_an_error_with_its_remedy(name: str, files: di
     assert "--device cpu" in error.value.remedy
 
 
-@pytest.mark.parametrize("name", engines.names())
+@pytest.mark.parametrize("name", [name for name, module in engines.modules().items() if module.OPENS != "plan"])
 def test_an_unknown_device_is_refused_with_the_known_ones(name: str, files: dict[str, artifact.Artifact]) -> None:
     with pytest.raises(InvalidRequestError, match="tpu") as error:
         engines.open_engine(files[engines.modules()[name].OPENS], runtime=name, device="tpu")
@@ -175,7 +192,7 @@ def test_running_a_graph_needs_no_torch(files: dict[str, artifact.Artifact]) -> 
 
 
 @pytest.mark.parametrize(
-    "text,expected", [("fp32", ("ort", "fp32")), ("torch:fp32", ("torch", "fp32")), ("ort:int8", ("ort", "int8"))]
+    "text,expected", [("fp32", (None, "fp32")), ("torch:fp32", ("torch", "fp32")), ("ort:int8", ("ort", "int8"))]
 )
 def test_an_engine_is_named_by_runtime_and_precision(text: str, expected: tuple[str, str]) -> None:
     assert engines.parse(text) == expected

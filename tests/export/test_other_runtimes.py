@@ -35,6 +35,7 @@ AGREEING = 0.999  # of the pixels, OpenVINO against ONNX Runtime, untrained netw
 LARGEST_PLAN = {"fp16": 0.6, "signed": 0.45}  # of the float32 file; measured up to 0.52 and 0.29
 # Of the pixels, packaged U-Net, OpenVINO against the graph as it is written, over four sets of calibration images
 # and two methods: signed 0.855 to 0.9947, unsigned 0.99997 to 1.0.
+HAS_TILES = "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 SIGNED_IN_OPENVINO, UNSIGNED_IN_OPENVINO = 0.998, 0.9995
 
 
@@ -125,6 +126,7 @@ def test_openvino_compiles_the_graph_and_draws_the_same_map(name: str, tmp_path:
     assert np.mean(found == expected) >= AGREEING
 
 
+@pytest.mark.skipif(HAS_TILES, reason="with AMX tiles OpenVINO runs the signed form exactly")
 def test_openvino_does_not_run_the_signed_form_exactly() -> None:
     """Why its engine opens the unsigned form: of U-Net's signed one it makes other masks than the graph describes.
 
