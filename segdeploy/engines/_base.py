@@ -95,7 +95,7 @@ class Engine(abc.ABC):
         """
         self._require_open()
         expected = (self.spec.height, self.spec.width, 3)
-        if batch.dtype != np.uint8 or batch.ndim != len(expected) + 1 or batch.shape[1:] != expected:
+        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
             raise InvalidRequestError(
                 f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}.",
                 "Resize with segdeploy.images.prepared, or export with --size.",

@@ -77,21 +77,22 @@ class PlanEngine(Engine):
             self._free = deque(_Slot(cuda, images, class_maps) for _ in range(SLOTS))
         self._busy: deque[_Slot] = deque()
 
-    def _submit(self, batch: Images) -> _Pending | ClassMaps:
+    def _submit(self, batch: Images) -> _Pending:
         if len(batch) > self.max_batch:
             raise InvalidRequestError(
                 f"this engine takes at most {self.max_batch} images at once, not {len(batch)}.",
                 f"Build it again with --max-batch {len(batch)}.",
             )
-        if not len(batch):
-            return np.empty(
-                (0, self.spec.height - 2 * self.spec.margin, self.spec.width - 2 * self.spec.margin), np.uint8
-            )
         with self._turn, self._cuda.active():
             slot = self._next_slot()
             slot.pending = _Pending(slot, len(batch))
             np.copyto(slot.images[: len(batch)], batch)
-            self._start(slot, len(batch))
+            try:
+                self._start(slot, len(batch))
+            except BaseException:
+                self._free.append(slot)
+                self._turn.notify()
+                raise
             self._busy.append(slot)
             return slot.pending
 
@@ -143,8 +144,6 @@ class PlanEngine(Engine):
         return slot.class_maps[:count]
 
     def _collect(self, pending: Any, out: ClassMaps | None) -> ClassMaps:  # noqa: ANN401
-        if not isinstance(pending, _Pending):
-            return super()._collect(pending, out)
         with self._turn:
             if pending.result is not None:
                 return super()._collect(pending.result, out)
