@@ -1,6 +1,6 @@
 """Measure the engines against the tools people would use instead; writes benchmarks/engines_NAME.json and .md.
 
-    python benchmarks/engines.py throughput [--rounds 5] [--work DIR]
+    python benchmarks/engines.py throughput [--rounds 4] [--work DIR]
     python benchmarks/engines.py image-to-mask [--rounds 15] [--work DIR]
 
 The four networks at full size (360x480, 21 classes, untrained), batch 1 and 8, fp32 and int8. `throughput`: images a
@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 PLAIN, BENCHMARK_APP = HERE / "peers" / "onnxruntime_numpy.py", HERE / "peers" / "openvino_benchmark_app.py"
 PRECISIONS = (Precision.FP32, Precision.INT8)
 BATCHES = (1, 8)
-SHORTEST_S, BATCHES_A_ROUND = 4, 8
+SHORTEST_S, BATCHES_A_ROUND = 5, 4
 PHOTOGRAPHS = 8
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     os.chdir(given.work)
-    measure, rounds = {"throughput": (throughput, 5), "image-to-mask": (image_to_mask, 15)}[given.what]
+    measure, rounds = {"throughput": (throughput, 4), "image-to-mask": (image_to_mask, 15)}[given.what]
     found = measure(given.rounds or rounds)
     command = shlex.join(["python", "benchmarks/engines.py", given.what])
     report = {"schema": SCHEMA, "name": given.what, "command": command, "machine": machine.describe(), **found}

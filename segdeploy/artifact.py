@@ -7,15 +7,17 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
 SCHEMA = 1
+MANIFEST_BYTES = 2**24  # more is none of ours
 Kind = Literal["checkpoint", "graph", "plan"]
 
 
@@ -44,7 +46,15 @@ def digest(document: Any) -> str:  # noqa: ANN401 - any JSON value
 
 def cache_folder() -> Path:
     """What can be made again, for this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segdeploy"
+    return user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """Our folder where a variable of the XDG specification points, else below the user's home."""
+    try:
+        return Path(os.environ.get(variable) or Path.home() / below_home) / "segdeploy"
+    except RuntimeError as error:
+        raise MissingRuntimeError("this user has no home folder.", f"Set HOME, or {variable}.") from error
 
 
 def now() -> str:
@@ -80,14 +90,36 @@ def read_manifest(path: Path) -> Artifact:
     """The artifact at `path` as its manifest describes it; the file itself is not read."""
     beside = manifest_path(path)
     try:
-        text = beside.read_bytes()
+        return described(path, bounded(beside, MANIFEST_BYTES))
     except FileNotFoundError as error:
         raise InvalidFileError(
             f"{path} has no manifest ({beside.name}) beside it.", "Make it with segdeploy export, or bring both files."
         ) from error
+
+
+def bounded(path: Path, most: int, *, links: bool = True) -> bytes:
+    """The bytes of a regular file of at most `most`; it may be a link where `links` allows that.
+
+    Raise FileNotFoundError where there is none, and InvalidFileError where it is something else.
+    """
+    remedy = "Bring the file that segdeploy wrote."
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
+        try:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise InvalidFileError(f"cannot read {path}: it is no regular file.", remedy)
+            if facts.st_size > most:
+                raise InvalidFileError(f"{path} has {facts.st_size:,} bytes, not the {most:,} of ours.", remedy)
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return file.read(most + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        raise InvalidFileError(f"cannot read {beside}: {error.strerror}.", "Check its permissions.") from error
-    return described(path, text)
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise InvalidFileError(f"cannot read {path}: {reason}.", "Check its permissions.") from error
 
 
 def described(path: Path, text: bytes) -> Artifact:
@@ -112,7 +144,7 @@ def _spec(fields: dict[str, Any], manifest: Path) -> Spec:
     try:
         return Spec.from_dict(fields)
     except SegdeployError as error:
-        raise type(error)(f"{manifest}: {error.what}", error.remedy) from error
+        raise InvalidFileError(f"{manifest}: {error.what}", error.remedy) from error
 
 
 def _require_types(document: Mapping[str, Any]) -> None:

@@ -70,7 +70,7 @@ def _found(model: str | None, engine: str, device: str, watch: Watch) -> _Found:
     """What an engine's name means here; where it leaves the runtime open, the best one, and the log says why."""
     runtime, precision = engines.parse(engine)
     if runtime is None and model is not None and model.endswith(".plan"):
-        runtime = signature.read_manifest(Path(model)).made_by["runtime"]
+        runtime = _runtime_of(signature.read_manifest(Path(model)))
     if runtime is None:
         runtime, device = _chosen(model, precision, device, watch)
     return _Found(file_for(model, runtime, precision, watch=watch), runtime, precision, device)
@@ -128,7 +128,7 @@ def _plan_for(model: str | None, runtime: str, precision: Precision, watch: Watc
         models.require(name)
         path = artifact.plan_path(ENGINES, name, runtime, precision, engines.compiling(runtime).capability())
         if os.path.lexists(path):
-            plan = _of_engine(signature.read_manifest(path), runtime, precision)
+            plan = _of_model(_of_engine(signature.read_manifest(path), runtime, precision), name)
             graph_path = artifact.graph_path(EXPORTS, name, precision, _form(runtime, precision))
             if not graph_path.is_file():
                 return plan
@@ -140,13 +140,19 @@ def _plan_for(model: str | None, runtime: str, precision: Precision, watch: Watc
 
 
 def _of_engine(plan: Artifact, runtime: str, precision: Precision) -> Artifact:
-    with _as_it_was_written(plan):
-        made_for = f"{plan.made_by['runtime']}:{plan.precision}"
+    made_for = f"{_runtime_of(plan)}:{plan.precision}"
     if made_for != f"{runtime}:{precision}":
         raise InvalidFileError(
             f"{plan.path} is a plan of {made_for}; {runtime}:{precision} was asked for.", f"Give --engine {made_for}."
         )
     return plan
+
+
+def _runtime_of(plan: Artifact) -> str:
+    runtime = plan.made_by.get("runtime")
+    if runtime not in [name for name, module in engines.modules().items() if module.OPENS == "plan"]:
+        raise InvalidFileError(f"{plan.path} is a plan of {runtime!r}, which is none of ours.", "Build it again.")
+    return str(runtime)
 
 
 def _options_of(plan: Artifact) -> BuildOptions:
@@ -172,6 +178,7 @@ def build(
         raise InvalidRequestError(f"{engine!r} names no runtime to build for.", f"Give it, such as trt:{precision}.")
     if engines.modules()[runtime].OPENS != "plan":
         return file_for(model, runtime, precision, watch=watch)
+    signature.make_key()  # before the work
     graph = graph_for(model, precision, form=_form(runtime, precision), watch=watch)
     _require_not_refuted(graph)
     plan = engines.compiling(runtime).compile(graph, ENGINES, options, watch=watch)
@@ -437,12 +444,12 @@ def _write_proof(file: Artifact) -> None:
     """Into the manifest; a plan's is signed again, and where there is no key the proof stands beside it."""
     if file.kind != "plan":
         artifact.write_manifest(file)
-    elif signature.key() is not None:
+    elif signature.is_signed(file.path):
         signature.publish(file)
     else:
         beside = file.path.with_name(f"{file.path.name}.parity.json")
         artifact.write_atomically(beside, (json.dumps(file.parity, indent=1) + "\n").encode())
-        log.warning("There is no key here to sign the manifest with: the proof stands in %s.", beside)
+        log.warning("The manifest is not signed with a key of this user: the proof stands in %s.", beside)
 
 
 def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "list[Stage]":

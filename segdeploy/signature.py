@@ -8,21 +8,22 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import json
 import os
 import re
 import secrets
-import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from segdeploy import artifact
-from segdeploy.artifact import Artifact
+from segdeploy.artifact import MANIFEST_BYTES, Artifact
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
-KEY_BYTES = 32
+KEY_BYTES, MOST_KEY_BYTES = 32, 2**16
 KEY_VARIABLE = "SEGDEPLOY_KEY_FILE"
 SIGNATURE_BYTES = 32
-MANIFEST_BYTES = 2**24  # more is none of ours
+LOCK_S, POLL_S = 60, 0.02
 
 
 def signature_path(path: Path) -> Path:
@@ -40,22 +41,20 @@ def trusted_path() -> Path:
 
 
 def _configuration() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "segdeploy"
+    return artifact.user_folder("XDG_CONFIG_HOME", ".config")
 
 
 def key() -> bytes | None:
     """The key of this user, or None where there is none. Raise InvalidFileError where the one that is named is bad."""
     path = key_path()
     try:
-        found = path.read_bytes()
+        found = artifact.bounded(path, MOST_KEY_BYTES)
     except FileNotFoundError as error:
         if os.environ.get(KEY_VARIABLE):
             raise InvalidFileError(
                 f"{KEY_VARIABLE} names {path}, which is not there.", "Put the key there, or unset the variable."
             ) from error
         return None
-    except OSError as error:
-        raise InvalidFileError(f"cannot read the key {path}: {error.strerror}.", "Check its permissions.") from error
     if len(found) < KEY_BYTES:
         raise InvalidFileError(
             f"{path} holds {len(found)} bytes; a key has at least {KEY_BYTES}.",
@@ -69,43 +68,62 @@ def make_key() -> bytes:
     if (found := key()) is not None:
         return found
     path = key_path()
+    made = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = path.with_name(f".{secrets.token_hex(8)}.part")
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
+        _write_secret(made)
         with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-        made.unlink()
+            _place(made, path)
     except OSError as error:
         raise artifact.cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            made.unlink(missing_ok=True)
     return key() or make_key()
+
+
+def _write_secret(path: Path) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
+
+
+def _place(made: Path, path: Path) -> None:
+    try:
+        os.link(made, path)  # unlike a rename it replaces no other's key
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP}:
+            raise
+        _write_secret(path)  # a file system without hard links
 
 
 def publish(plan: Artifact, data: bytes | None = None) -> None:
     """Write a plan's manifest and signature, and `data` as the plan itself: all of it or nothing, one writer at a time.
 
-    Raise InvalidFileError where there is no key to sign with.
+    Raise InvalidFileError where there is no key to sign with, and, without `data`, where another plan stands there now.
     """
     found = key()
     if found is None:
         raise _unsigned(plan.path, "there is no key here to sign it with")
     manifest = artifact.manifest(plan)
+    signature = hmac.digest(found, manifest, "sha256")
     # What is entered last is put in place first: the signature comes after what it signs.
-    files = {
-        signature_path(plan.path): hmac.digest(found, manifest, "sha256"),
-        artifact.manifest_path(plan.path): manifest,
-    }
+    files = {signature_path(plan.path): signature, artifact.manifest_path(plan.path): manifest}
     if data is not None:
         files[plan.path] = data
     with contextlib.ExitStack() as stack:
         stack.enter_context(_locked(plan.path.parent, fcntl.LOCK_EX))
+        if data is None and artifact.sha256(plan.path) != plan.sha256:
+            raise InvalidFileError(f"{plan.path} was built again meanwhile.", "Run the command again.")
         for path, content in files.items():
+            if path.is_dir():
+                raise InvalidFileError(f"cannot write {path}: it is a folder.", "Remove it.")
             stack.enter_context(artifact.replacing(path)).write_bytes(content)
 
 
 def read_manifest(path: Path) -> Artifact:
     """The plan at `path` as its manifest describes it, once that is signed or trusted; the plan itself is not read."""
+    if not os.path.lexists(path):
+        raise InvalidRequestError(f"there is no file {path}.", "Name a plan that segdeploy build wrote.")
     with _locked(path.parent, fcntl.LOCK_SH):
         return _admitted(path)
 
@@ -114,12 +132,12 @@ def read(path: Path) -> tuple[Artifact, bytes]:
     """A plan's manifest and its bytes, once the one is signed or trusted and the other is what it describes."""
     with _locked(path.parent, fcntl.LOCK_SH):
         plan = _admitted(path)
-        data = _regular(path, None)
+        data = _regular(path, plan.made_by["size"])
     found = hashlib.sha256(data).hexdigest()
     if found != plan.sha256:
         raise InvalidFileError(
             f"{path} is not the plan its manifest describes (sha256 {found[:12]}, manifest {plan.sha256[:12]}).",
-            _rebuild(plan),
+            f"Build it again: segdeploy build --model {plan.spec.model} --engine RUNTIME:{plan.precision}",
         )
     return plan, data
 
@@ -129,10 +147,10 @@ def _admitted(path: Path) -> Artifact:
     manifest = _regular(beside, MANIFEST_BYTES)
     _require_admitted(path, manifest)
     plan = artifact.described(path, manifest)
-    if plan.kind != "plan":
-        raise InvalidFileError(
-            f"{beside} describes a {plan.kind}, not a plan.", "Bring the manifest that was built with it."
-        )
+    if plan.kind != "plan" or not isinstance(plan.made_by.get("size"), int):
+        raise InvalidFileError(f"{beside} describes no plan.", "Bring the manifest that was built with it.")
+    if (name := json.loads(manifest)["path"]) != path.name:
+        raise InvalidFileError(f"{path} was built as {name}.", "Give it, its .json and its .sig their names back.")
     return plan
 
 
@@ -140,12 +158,20 @@ def _require_admitted(path: Path, manifest: bytes) -> None:
     sha256 = hashlib.sha256(manifest).hexdigest()
     if sha256 in trusted():
         return
-    found = key()
-    if found is None:
+    if key() is None:
         raise _unsigned(path, "there is no key here to check its signature with", sha256)
-    signature = _regular(signature_path(path), SIGNATURE_BYTES)
-    if not hmac.compare_digest(signature, hmac.digest(found, manifest, "sha256")):
+    if not _is_signed(path, manifest):
         raise _unsigned(path, "its manifest was changed, or signed with another key", sha256)
+
+
+def is_signed(path: Path) -> bool:
+    """Whether this user's own key signed the manifest, whatever list admits it."""
+    return key() is not None and _is_signed(path, _regular(artifact.manifest_path(path), MANIFEST_BYTES))
+
+
+def _is_signed(path: Path, manifest: bytes) -> bool:
+    signature = _regular(signature_path(path), SIGNATURE_BYTES)
+    return hmac.compare_digest(signature, hmac.digest(key() or b"", manifest, "sha256"))
 
 
 def _unsigned(path: Path, reason: str, sha256: str = "SHA256") -> InvalidFileError:
@@ -156,33 +182,12 @@ def _unsigned(path: Path, reason: str, sha256: str = "SHA256") -> InvalidFileErr
     )
 
 
-def _rebuild(plan: Artifact) -> str:
-    engine = f"{plan.made_by.get('runtime', 'RUNTIME')}:{plan.precision}"
-    return f"Build it again: segdeploy build --model {plan.spec.model} --engine {engine}"
-
-
-def _regular(path: Path, most: int | None) -> bytes:
-    """The bytes of a file that is one: no link, no pipe, no more than `most`."""
+def _regular(path: Path, most: int) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise InvalidFileError(f"{path} is no file.", "Bring the files that segdeploy build wrote.")
-            if most is not None and facts.st_size > most:
-                raise InvalidFileError(
-                    f"{path} has {facts.st_size} bytes, more than any of ours.",
-                    "Bring the files that segdeploy build wrote.",
-                )
-            return file.read()
+        return artifact.bounded(path, most, links=False)
     except FileNotFoundError as error:
         raise InvalidFileError(
             f"{path} is missing.", "A plan has its manifest (.json) and signature (.sig) beside it: bring all three."
-        ) from error
-    except OSError as error:
-        reason = "it is a link" if error.errno == errno.ELOOP else str(error.strerror)
-        raise InvalidFileError(
-            f"cannot read {path}: {reason}.", "Bring the files that segdeploy build wrote."
         ) from error
 
 
@@ -196,24 +201,41 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InvalidFileError(f"there is no folder {folder}.", "Name a plan that segdeploy build wrote.") from error
     except OSError as error:
-        raise artifact.cannot_write(folder, error) from error
+        if how == fcntl.LOCK_EX:
+            raise artifact.cannot_write(folder, error) from error
+        raise InvalidFileError(f"cannot read the folder {folder}: {error.strerror}.", "Check the path.") from error
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, how)
+        _lock(descriptor, how, folder)
         yield
     finally:
         os.close(descriptor)
 
 
+def _lock(descriptor: int, how: int, folder: Path) -> None:
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise InvalidFileError(
+                    f"another process holds {folder} for {LOCK_S} s.", "End it, and run the command again."
+                ) from error
+            time.sleep(POLL_S)
+        except OSError:
+            return  # a file system without locks
+        else:
+            return
+
+
 def trusted() -> dict[str, str]:
     """sha256 of every manifest that was admitted by hand, with the day it was."""
     try:
-        lines = trusted_path().read_text(encoding="ascii").splitlines()
+        text = artifact.bounded(trusted_path(), MANIFEST_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFileError(f"cannot read {trusted_path()}: {error}.", "Restore it, or remove it.") from error
-    return {sha256: day for sha256, _, day in (line.partition(" ") for line in lines) if _is_sha256(sha256)}
+    lines = (line.partition(" ") for line in text.splitlines())
+    return {sha256: day for sha256, _, day in lines if _is_sha256(sha256)}
 
 
 def trust(sha256: str, *, revoke: bool = False) -> dict[str, str]:
@@ -221,7 +243,7 @@ def trust(sha256: str, *, revoke: bool = False) -> dict[str, str]:
     sha256 = sha256.lower()
     if not _is_sha256(sha256):
         raise InvalidRequestError(f"{sha256!r} is no sha256.", "Give the 64 digits that the refusal names.")
-    with _locked_configuration():
+    with _locked(_configuration(), fcntl.LOCK_EX):
         listed = trusted()
         if revoke and sha256 not in listed:
             raise InvalidRequestError(f"{sha256} is not trusted.", "See the list: segdeploy trust")
@@ -231,10 +253,6 @@ def trust(sha256: str, *, revoke: bool = False) -> dict[str, str]:
         text = "".join(f"{known} {day}\n" for known, day in listed.items())
         artifact.write_atomically(trusted_path(), text.encode())
     return listed
-
-
-def _locked_configuration() -> contextlib.AbstractContextManager[None]:
-    return _locked(_configuration(), fcntl.LOCK_EX)
 
 
 def _is_sha256(text: str) -> bool:

@@ -93,7 +93,7 @@ def take_a_folder_as_manifest() -> None:
         (cut_the_file, 3, "is not the file its manifest describes"),
         (change_the_sum, 3, "is not the file its manifest describes"),
         (MANIFEST.unlink, 3, "has no manifest (unet.fp32.onnx.json) beside it"),
-        (take_a_folder_as_manifest, 3, f"cannot read {MANIFEST}: Is a directory"),
+        (take_a_folder_as_manifest, 3, f"cannot read {MANIFEST}: it is no regular file"),
         (take_a_folder, 2, f"there is no file {GRAPH}"),
         (GRAPH.unlink, 2, f"there is no file {GRAPH}"),
         (lambda: MANIFEST.write_bytes(b"\xff\xfe"), 3, f"{MANIFEST} is no manifest of segdeploy"),

@@ -84,6 +84,10 @@ def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", optio
             f"{artifact.path} is in the {artifact.form} form; {runtime} is exact in {module.FORM or 'none'}.",
             f"Make the other form: segdeploy export --model {artifact.spec.model} --precision int8",
         )
+    if artifact.kind != module.OPENS:
+        raise InvalidFileError(
+            f"{artifact.path} is a {artifact.kind}; {runtime} opens a {module.OPENS}.", "Give the engine it is for."
+        )
     if artifact.kind == "graph":
         _onnx_file.require_contained(artifact.path)
     # A plan is looked at before the machine is: what cannot be trusted is refused for that reason.

@@ -58,7 +58,12 @@ def compile_plan(
         precision=graph.precision,
         spec=graph.spec,
         sha256=hashlib.sha256(built.plan).hexdigest(),
-        made_by={**_origin(trt, graph, folder, target), "options": _described(options, built), **facts},
+        made_by={
+            "size": len(built.plan),
+            **_origin(trt, graph, folder, target),
+            "options": _described(options, built),
+            **facts,
+        },
         made_at=artifact.now(),
         form=graph.form,
     )

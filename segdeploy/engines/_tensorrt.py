@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import operator
 import re
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from segdeploy.artifact import Artifact
 from segdeploy.engines import _cuda, _plan_build
 from segdeploy.engines._base import BUILD, RUN, BuildOptions, RunOptions, missing, unknown_device
 from segdeploy.engines._cuda import Cuda, Gpu
+from segdeploy.engines._plan_build import Trt
 from segdeploy.engines._plan_compile import Target, compile_plan, system
 from segdeploy.engines._plan_run import PlanEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
@@ -113,32 +115,43 @@ class Flavour:
             raise unknown_device(self.runtime, device, DEVICES)
         plan, data = signature.read(compiled.path)
         trt = self.import_runtime()
+        max_batch, delivered = _facts(plan)
         for fact, here in (("runtime", self.runtime), ("runtime_version", trt.__version__), ("system", system())):
             _require_made_for(plan, fact, here)
         cuda = _cuda.connect(options.cuda)
         try:
-            return self._started(trt, plan, data, cuda, cuda_graphs=options.cuda_graphs)
+            engine = _deserialized(trt, plan, data, cuda)
+            return PlanEngine(
+                engine,
+                cuda,
+                plan.spec,
+                runtime=self.runtime,
+                max_batch=max_batch,
+                delivered=delivered,
+                cuda_graphs=options.cuda_graphs,
+            )
         except BaseException:
             cuda.close()
             raise
 
-    def _started(self, trt: ModuleType, plan: Artifact, data: bytes, cuda: Cuda, *, cuda_graphs: bool) -> PlanEngine:
-        with cuda.active():
-            _require_made_for(plan, "compute_capability", cuda.gpu().compute_capability)
-            log = _plan_build.Log(trt)
-            engine = trt.Runtime(log.logger).deserialize_cuda_engine(data)
-        if engine is None:
-            raise InvalidFileError(f"{self.runtime} cannot load {plan.path}: {log.reason()}", _rebuild(plan))
-        delivered = plan.made_by["delivered"]
-        return PlanEngine(
-            engine,
-            cuda,
-            plan.spec,
-            runtime=self.runtime,
-            max_batch=plan.made_by["options"]["max_batch"],
-            delivered=None if delivered is None else Precision(delivered),
-            cuda_graphs=cuda_graphs,
-        )
+
+def _deserialized(trt: Trt, plan: Artifact, data: bytes, cuda: Cuda) -> Trt:
+    with cuda.active():
+        _require_made_for(plan, "compute_capability", cuda.gpu().compute_capability)
+        log = _plan_build.Log(trt)
+        engine = trt.Runtime(log.logger).deserialize_cuda_engine(data)
+    if engine is None:
+        raise InvalidFileError(f"{plan.made_by['runtime']} cannot load {plan.path}: {log.reason()}", _rebuild(plan))
+    return engine
+
+
+def _facts(plan: Artifact) -> tuple[int, Precision | None]:
+    """What a manifest says of how to run it, looked at before the plan is: the largest batch, the type delivered."""
+    try:
+        max_batch, delivered = plan.made_by["options"]["max_batch"], plan.made_by["delivered"]
+        return operator.index(max_batch), None if delivered is None else Precision(delivered)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidFileError(f"the manifest of {plan.path} is none of ours: {error!r}.", _rebuild(plan)) from error
 
 
 def gpu_here() -> Gpu:

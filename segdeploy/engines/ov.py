@@ -12,7 +12,7 @@ import numpy as np
 from segdeploy import artifact as artifacts
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
-from segdeploy.errors import InvalidFileError
+from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
 RUNTIME = "ov"
@@ -41,7 +41,8 @@ class OvEngine(Engine):
         self._compiled: dict[int | None, Any] = {}  # by batch size; None takes any
         self._idle: dict[int | None, list[Any]] = {}
         with self._lock:
-            self.in_flight = int(self._for(1).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            streams = int(self._for(1).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.in_flight = streams + 1  # no stream waits for whoever collects
 
     def _for(self, size: int | None) -> Any:  # noqa: ANN401 - a compiled graph
         """The graph for a batch size, its first call made.
@@ -158,10 +159,10 @@ def _settings(options: RunOptions) -> dict[str, Any]:
 
 def _cache() -> dict[str, str]:
     """Where OpenVINO keeps what it compiled; nowhere, where that folder cannot be written to."""
-    folder = artifacts.cache_folder() / "openvino"
     try:
+        folder = artifacts.cache_folder() / "openvino"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, MissingRuntimeError):
         return {}
     return {"CACHE_DIR": str(folder)} if os.access(folder, os.W_OK) else {}
 
