@@ -81,6 +81,46 @@ def test_fills_the_array_it_is_given(engine: Engine) -> None:
     np.testing.assert_array_equal(out, engine.classify(pictures(2)))
 
 
+def test_batches_in_flight_are_collected_in_any_order(engine: Engine) -> None:
+    """And what was handed in may be overwritten at once."""
+    given = [pictures(count) for count in (2, 1, 3, 2, 1)]
+    expected = [engine.classify(batch) for batch in given]
+    tickets = []
+    for batch in given:
+        handed_in = batch.copy()
+        tickets.append(engine.submit(handed_in))
+        handed_in[:] = 0
+    for index in (3, 0, 4, 2, 1):
+        np.testing.assert_array_equal(engine.collect(tickets[index]), expected[index])
+    assert engine.in_flight >= 1
+
+
+def test_a_ticket_is_collected_once_and_by_its_own_engine(engine: Engine) -> None:
+    ticket = engine.submit(pictures(1))
+    engine.collect(ticket)
+    with pytest.raises(InvalidRequestError, match="was collected"):
+        engine.collect(ticket)
+    with pytest.raises(InvalidRequestError, match="not of this engine"):
+        engine.collect(engines.Ticket(engine=object(), pending=None))  # type: ignore[arg-type] # any other engine
+
+
+def test_a_closed_engine_takes_nothing(engine: Engine) -> None:
+    ticket = engine.submit(pictures(1))
+    engine.close()
+    engine.close()
+    with pytest.raises(InvalidRequestError, match="this engine is closed"):
+        engine.submit(pictures(1))
+    with pytest.raises(InvalidRequestError, match="this engine is closed"):
+        engine.collect(ticket)
+
+
+def test_the_clock_of_the_device_gives_as_many_times_as_were_asked_for(engine: Engine) -> None:
+    """Or none, where a runtime has no such clock."""
+    found = engine.device_ms(pictures(2), runs=3)
+    assert found is None or (len(found) == 3 and all(ms > 0 for ms in found))
+    assert (found is None) == (engine.device == "cpu" or engine.runtime == "ort")
+
+
 def test_takes_arrays_that_are_views(engine: Engine) -> None:
     """Flipped and strided images are what people have."""
     flipped = pictures(2)[:, :, ::-1]
@@ -94,8 +134,9 @@ def test_takes_arrays_that_are_views(engine: Engine) -> None:
         np.zeros((1, 32, 48, 3), np.float32),
         np.zeros((32, 48, 3), np.uint8),
         np.zeros((1, 3, 32, 48), np.uint8),
+        np.zeros((0, 32, 48, 3), np.uint8),
     ],
-    ids=["size", "type", "no batch", "channels first"],
+    ids=["size", "type", "no batch", "channels first", "nothing"],
 )
 def test_refuses_other_arrays_with_the_shape_it_takes(engine: Engine, wrong: np.ndarray) -> None:
     with pytest.raises(InvalidRequestError, match=r"takes uint8 \(N, 32, 48, 3\)"):
@@ -161,6 +202,24 @@ def test_a_provider_that_onnx_runtime_leaves_out_without_a_word_is_noticed(
     monkeypatch.setattr(runtime, "InferenceSession", falling_back)
     with pytest.raises(MissingRuntimeError, match="the session runs on CPUExecutionProvider"):
         ort.open(files["graph"], device="cuda")
+
+
+def test_bound_memory_gives_the_same_maps(files: dict[str, artifact.Artifact]) -> None:
+    """What CUDA runs with, on the CPU: input and output are bound once for each batch size, and used again."""
+    runtime = ort.import_runtime()
+    session = runtime.InferenceSession(str(files["graph"].path), providers=["CPUExecutionProvider"])
+    bound = ort.BoundOrtEngine(session, files["graph"].spec, device="cpu", delivered=Precision.FP32)
+    with bound, ort.open(files["graph"], device="cpu") as plain:
+        kept = {}
+        for count in (1, 3, 1, 2, 3):
+            batch = pictures(count)
+            kept[count] = bound.classify(batch)
+            np.testing.assert_array_equal(kept[count], plain.classify(batch))
+        np.testing.assert_array_equal(kept[1], plain.classify(pictures(1)))  # no later batch wrote into it
+        with ThreadPoolExecutor(4) as pool:
+            at_once = list(pool.map(bound.classify, [pictures(count) for count in (1, 2, 3, 1)]))
+        for maps, count in zip(at_once, (1, 2, 3, 1), strict=True):
+            np.testing.assert_array_equal(maps, plain.classify(pictures(count)))
 
 
 def test_a_broken_graph_is_refused_in_one_line(files: dict[str, artifact.Artifact], tmp_path: Path) -> None:
