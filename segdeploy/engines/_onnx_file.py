@@ -33,7 +33,7 @@ def require_contained(path: Path) -> None:
                 _require_beside(path, entries)
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, RecursionError) as error:
         raise InvalidFileError(f"{path} is no ONNX file: {error}.", "Export it again with segdeploy export.") from error
 
 
