@@ -394,8 +394,10 @@ def _module(layer: str) -> str:
 @click.option(
     "--engine", required=True, metavar="RUNTIME:PRECISION", help="trt:fp16, trt-rtx:int8; others compile nothing."
 )
-@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(1), help="Most images of one call.")
-@click.option("--opt-batch", default=1, show_default=True, type=click.IntRange(1), help="Images it is tuned for.")
+@click.option(
+    "--max-batch", default=8, show_default=True, type=click.IntRange(1, 1024), help="Most images of one call."
+)
+@click.option("--opt-batch", default=1, show_default=True, type=click.IntRange(1, 1024), help="Images it is tuned for.")
 @click.option("--workspace", type=click.IntRange(1), metavar="MB", help="Scratch memory. Default: what there is.")
 @click.option(
     "--timing-cache",

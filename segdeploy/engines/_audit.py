@@ -12,7 +12,9 @@ from segdeploy.spec import Precision
 
 Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
 
+TOLERATED = 0.1
 ENOUGH = 0.9  # of the narrow work, for an engine to be called narrow
+COPIES = {"Constant", "NoOp", "Reformat"}  # carry the marks of the layer they serve
 NARROW = (Precision.INT8, Precision.FP16)
 
 
@@ -90,11 +92,12 @@ def inspected(text: str) -> dict[str, Precision | None]:
     """
     found: dict[str, Precision | None] = {}
     for layer in json.loads(text).get("Layers", []):
-        if isinstance(layer, Mapping):
+        if isinstance(layer, Mapping) and layer.get("LayerType") not in COPIES:
             names = list(_onnx_names(layer))
             convolutions = [name for name in names if re.search(r"/Conv(Transpose)?(_\d+)?$", name)]
             kind = _input_type(layer) if len(convolutions) == 1 else None
-            found |= dict.fromkeys(convolutions, kind)
+            for name in convolutions:
+                found[name] = kind if found.get(name, kind) is kind else None
     return found
 
 
@@ -108,11 +111,14 @@ def _input_type(layer: Mapping[str, Any]) -> Precision | None:
     first = inputs[0] if isinstance(inputs[0], Mapping) else {}
     # TensorRT 10 says both in one field ("Row major linear FP16 format"), 11 each in its own.
     said = str(first.get("Format/Datatype") or first.get("DataType") or first.get("Datatype") or "").lower()
-    spellings = {Precision.INT8: ("int8",), Precision.FP16: ("fp16", "half"), Precision.FP32: ("fp32", "float")}
-    for kind, words in spellings.items():
-        if any(word in said for word in words):
-            return kind
-    return None
+    if not said or "dynamic shapes" in said:  # TensorRT 10, of every batch that is not fixed
+        said = str((layer.get("Weights") or {}).get("Type", "")).lower()
+    spellings = {
+        Precision.INT8: r"\bint8\b",
+        Precision.FP16: r"\b(fp16|float16|half)\b",
+        Precision.FP32: r"\b(fp32|float32|float)\b",
+    }
+    return next((kind for kind, words in spellings.items() if re.search(words, said)), None)
 
 
 def delivered(asked: Typed, precision: Precision, found: Mapping[str, Precision | None] | None) -> dict[str, Any]:
@@ -126,16 +132,18 @@ def delivered(asked: Typed, precision: Precision, found: Mapping[str, Precision 
     if found is None:
         return {**nothing, "reason": "an engine is inspected on a GPU of its own kind, and there is none here"}
     layers = asked.asked_for(precision)
+    if not layers:
+        return {**nothing, "reason": f"the graph has no convolution in {precision}"}
     total = sum(asked.work[layer] for layer in layers) or 1
     wider = [layer for layer in layers if found.get(layer) not in {None, precision}]
     unknown = [layer for layer in layers if found.get(layer) is None]
     wide_share, unknown_share = (sum(asked.work[layer] for layer in some) / total for some in (wider, unknown))
     wider.sort(key=lambda layer: -asked.work[layer])
-    if wide_share <= 1 - ENOUGH < wide_share + unknown_share:
+    if wide_share <= TOLERATED < wide_share + unknown_share:
         return {
             **nothing,
             "wider": wider,
             "reason": f"the inspector does not say it of {unknown_share:.1%} of the work",
         }
-    kind = precision if wide_share <= 1 - ENOUGH else Precision.FP32
+    kind = precision if wide_share <= TOLERATED else Precision.FP32
     return {"delivered": kind, "delivered_share": 1 - wide_share - unknown_share, "wider": wider, "reason": None}

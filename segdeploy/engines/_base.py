@@ -63,6 +63,7 @@ class Ticket:
     """A batch that was handed in and not collected yet."""
 
     engine: "Engine"
+    count: int
     pending: Any
     collected: bool = False
 
@@ -97,10 +98,10 @@ class Engine(abc.ABC):
         expected = (self.spec.height, self.spec.width, 3)
         if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
             raise InvalidRequestError(
-                f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}.",
+                f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}, N >= 1.",
                 "Resize with segdeploy.images.prepared, or export with --size.",
             )
-        return Ticket(self, self._submit(np.ascontiguousarray(batch)))
+        return Ticket(self, len(batch), self._submit(np.ascontiguousarray(batch)))
 
     def collect(self, ticket: Ticket, out: ClassMaps | None = None) -> ClassMaps:
         """The class maps (N, H', W') of a batch that was submitted here, into `out` where it is given."""
@@ -109,12 +110,22 @@ class Engine(abc.ABC):
             raise InvalidRequestError(
                 "this ticket is not of this engine, or was collected.", "Collect what `submit` gave, once."
             )
+        self._require_room(ticket, out)
         ticket.collected = True
         return self._collect(ticket.pending, out)
 
     def device_ms(self, batch: Images, *, runs: int) -> list[float] | None:  # noqa: ARG002 - most have no such clock
         """Milliseconds of each of `runs` computations on the device, without copies; None: this runtime cannot say."""
         return None
+
+    def _require_room(self, ticket: Ticket, out: ClassMaps | None) -> None:
+        inside = 2 * self.spec.margin
+        expected = (ticket.count, self.spec.height - inside, self.spec.width - inside)
+        if out is not None and (out.dtype != np.uint8 or out.shape != expected):
+            raise InvalidRequestError(
+                f"`out` is {out.dtype} {out.shape}; the class maps are uint8 {expected}.",
+                "Give an array of that shape.",
+            )
 
     def _require_open(self) -> None:
         if self._closed:

@@ -86,14 +86,21 @@ class Bindings(Cuda):
 
     def capture(self, stream: Handle, work: Callable[[], bool]) -> Handle | None:
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", stream, mode)
-        captured = work()
-        error, graph = self._runtime.cudaStreamEndCapture(stream)
-        if error != self._runtime.cudaError_t.cudaSuccess or not captured:
+        success = self._runtime.cudaError_t.cudaSuccess
+        if self._runtime.cudaStreamBeginCapture(stream, mode)[0] != success:
             return None
-        self._graphs.append(self._call("cudaGraphInstantiate", graph, 0))
+        try:
+            captured = work()
+        finally:  # a stream that is left capturing runs nothing any more
+            error, graph = self._runtime.cudaStreamEndCapture(stream)
+        if error != success:
+            return None
+        error, instance = self._runtime.cudaGraphInstantiate(graph, 0) if captured else (None, None)
         self._call("cudaGraphDestroy", graph)
-        return self._graphs[-1]
+        if error != success:
+            return None
+        self._graphs.append(instance)
+        return instance
 
     def launch(self, graph: Handle, stream: Handle) -> None:
         self._call("cudaGraphLaunch", graph, stream)
@@ -108,8 +115,8 @@ class Bindings(Cuda):
         }
         with self.active():
             for function, handles in handed_out.items():
-                while handles:
-                    self._call(function, handles.pop())
+                while handles:  # what fails here cannot be mended, and the rest is freed all the same
+                    getattr(self._runtime, function)(handles.pop())
 
 
 connect = Bindings

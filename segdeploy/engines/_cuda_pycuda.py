@@ -18,7 +18,7 @@ class PyCuda(Cuda):
         import pycuda.driver
 
         self._driver = pycuda.driver
-        self._kept: list[Handle] = []  # pycuda frees what nobody holds any more
+        self._memory: list[Handle] = []  # streams and events end with the last who holds them
         try:
             self._driver.init()
             self._device = self._driver.Device(0)
@@ -45,19 +45,17 @@ class PyCuda(Cuda):
             cuda=spelled(self._driver.get_driver_version()),
         )
 
-    def _keep(self, handle: Handle) -> Handle:
-        self._kept.append(handle)
-        return handle
-
     def allocate(self, size: int) -> int:
-        return int(self._keep(self._driver.mem_alloc(size)))
+        self._memory.append(self._driver.mem_alloc(size))
+        return int(self._memory[-1])
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
-        memory: NDArray[np.uint8] = self._keep(self._driver.pagelocked_empty(size, np.uint8))
+        memory: NDArray[np.uint8] = self._driver.pagelocked_empty(size, np.uint8)
+        self._memory.append(memory.base)  # pycuda's own object, which owns it
         return memory
 
     def stream(self) -> Handle:
-        return self._keep(self._driver.Stream(NON_BLOCKING))
+        return self._driver.Stream(NON_BLOCKING)
 
     def address_of(self, stream: Handle) -> int:
         return int(stream.handle)
@@ -69,7 +67,7 @@ class PyCuda(Cuda):
         self._driver.memcpy_dtoh_async(host, address, stream)
 
     def event(self) -> Handle:
-        return self._keep(self._driver.Event())
+        return self._driver.Event()
 
     def record(self, event: Handle, stream: Handle) -> None:
         event.record(stream)
@@ -90,9 +88,10 @@ class PyCuda(Cuda):
         raise NotImplementedError
 
     def close(self) -> None:
+        # No `detach`: it leaves the context on this thread's stack. The last who holds it releases it.
         with self.active():
-            self._kept.clear()
-        self._context.detach()
+            while self._memory:
+                self._memory.pop().free()
 
 
 connect = PyCuda

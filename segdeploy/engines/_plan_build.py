@@ -56,12 +56,16 @@ def parse(trt: Trt, builder: Trt, log: Log, graph: Path, data: bytes) -> Trt:
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse(data, str(graph)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reasons = [f"{error.node_name() or 'the graph'} ({error.node_operator()}): {error.desc()}" for error in errors]
+        reasons = [f"{_layer(error)}: {error.desc()}" for error in errors]
         raise InvalidFileError(
             f"{trt.__name__} {trt.__version__} refuses {graph}: {' '.join(reasons) or log.reason()}",
             "Export it again with segdeploy export; int8 in the form signed.",
         )
     return network
+
+
+def _layer(error: Trt) -> str:
+    return f"{error.node_name()} ({error.node_operator()})" if error.node_name() else "the graph"
 
 
 def build(  # noqa: PLR0917 - the pieces of one act
@@ -120,7 +124,8 @@ def _use_timing_cache(trt: Trt, config: Trt, options: BuildOptions) -> str | Non
         data = b""
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
-    if not config.set_timing_cache(config.create_timing_cache(data), ignore_mismatch=False):
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise InvalidFileError(
             f"{path} is a timing cache of another version or another GPU.", "Give another --timing-cache, or none."
         )
@@ -140,16 +145,24 @@ def _interruptible(
     monitor, progress = _monitor(trt, done)
     config.progress_monitor = monitor
     result: list[Any] = []
-    worker = threading.Thread(
-        target=lambda: result.append(builder.build_serialized_network(network, config)), daemon=True
-    )
-    worker.start()
+    ended = threading.Event()  # not Thread.join: in Python 3.11, Ctrl-C in it marks a thread as ended that still runs
+
+    def work() -> None:
+        try:
+            if not progress.cancelled:
+                result.append(builder.build_serialized_network(network, config))
+        finally:
+            ended.set()
+
+    worker = threading.Thread(target=work, daemon=True)
     try:
-        while not result and worker.is_alive():
-            worker.join(POLL_S)
+        worker.start()
+        while not ended.wait(POLL_S):
+            pass
     except KeyboardInterrupt:
         progress.cancelled = True
-        worker.join()
+        if worker.ident is not None:  # else it has not begun, and will not
+            ended.wait()
         raise
     progress.finish()
     return result[0] if result else None

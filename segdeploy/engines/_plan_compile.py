@@ -17,7 +17,7 @@ from segdeploy.engines._base import BuildOptions
 from segdeploy.engines._cuda import Gpu
 from segdeploy.engines._plan_build import Log, Trt
 from segdeploy.errors import GateFailedError, InvalidFileError
-from segdeploy.spec import Precision
+from segdeploy.spec import Precision, Spec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ def compile_plan(
     builder = trt.Builder(log.logger)
     network = _plan_build.parse(trt, builder, log, graph.path, data)
     typed = _audit.typed(trt, network)
-    asked = dict(graph.made_by.get("asked", {Precision.FP32.value: 1.0}))
+    asked = dict(graph.made_by.get("asked", {graph.precision.value: 1.0}))
     _require_typed(graph, asked, typed.shares())
     named = target.capability if target.named else None
     built = _plan_build.build(trt, builder, network, log, graph.spec, options, target=named, watch=watch)
-    found = None if target.gpu is None else _inspected(trt, built.plan, log)
+    found = None if target.gpu is None else _inspected(trt, built.plan, log, graph.spec)
     delivered = _audit.delivered(typed, graph.precision, found)
     path = artifact.plan_path(folder, graph.spec.model, target.runtime, graph.precision, target.capability)
     _require_delivered(path, graph.precision, delivered)
@@ -117,11 +117,14 @@ def _require_typed(graph: Artifact, asked: Mapping[str, float], typed: Mapping[s
         )
 
 
-def _inspected(trt: Trt, plan: bytes, log: Log) -> dict[str, Precision | None]:
+def _inspected(trt: Trt, plan: bytes, log: Log, spec: Spec) -> dict[str, Precision | None]:
     engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise InvalidFileError(f"the plan that was just built does not load: {log.reason()}", "Build it again.")
-    return _audit.inspected(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    inspector, context = engine.create_engine_inspector(), engine.create_execution_context()
+    context.set_input_shape("images", (1, spec.height, spec.width, 3))  # TensorRT 10 says no types of open shapes
+    inspector.execution_context = context
+    return _audit.inspected(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _require_delivered(path: Path, precision: Precision, delivered: Mapping[str, Any]) -> None:

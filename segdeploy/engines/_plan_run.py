@@ -90,21 +90,27 @@ class PlanEngine(Engine):
             try:
                 self._start(slot, len(batch))
             except BaseException:
-                self._free.append(slot)
-                self._turn.notify()
+                self._give_back(slot)
                 raise
             self._busy.append(slot)
+            self._turn.notify()  # whoever waits may take it over
             return slot.pending
 
     def _next_slot(self) -> _Slot:
-        while not self._free and not self._busy:
+        while not self._free and not self._busy and not self._closed:
             self._turn.wait()
+        self._require_open()
         if self._free:
             return self._free.popleft()
-        slot = self._busy.popleft()
+        slot = self._busy[0]
         if slot.pending is not None:
             slot.pending.result = self._returned(slot, slot.pending.count).copy()
-        return slot
+        return self._busy.popleft()
+
+    def _give_back(self, slot: _Slot) -> None:
+        slot.pending = None
+        self._free.append(slot)
+        self._turn.notify_all()
 
     def _start(self, slot: _Slot, count: int) -> None:
         cuda = self._cuda
@@ -157,9 +163,7 @@ class PlanEngine(Engine):
                 return out
         finally:
             with self._turn:
-                pending.slot.pending = None
-                self._free.append(pending.slot)
-                self._turn.notify()
+                self._give_back(pending.slot)
 
     def device_ms(self, batch: Images, *, runs: int) -> list[float]:
         """By events around the network alone, its input already on the device."""
@@ -168,22 +172,28 @@ class PlanEngine(Engine):
         found = []
         with self._turn, self._cuda.active():
             slot = self._next_slot()
-            for _ in range(runs):
-                self._cuda.record(self._began, self._compute)
-                self._launch(slot, len(batch))
-                self._cuda.record(self._ended, self._compute)
-                self._cuda.synchronize(self._ended)
-                found.append(self._cuda.elapsed_ms(self._began, self._ended))
-            slot.pending = None
-            self._free.append(slot)
-            self._turn.notify()
+            try:
+                for _ in range(runs):
+                    self._cuda.record(self._began, self._compute)
+                    self._launch(slot, len(batch))
+                    self._cuda.record(self._ended, self._compute)
+                    self._cuda.synchronize(self._ended)
+                    found.append(self._cuda.elapsed_ms(self._began, self._ended))
+            finally:
+                self._give_back(slot)
         return found
 
     def _release(self) -> None:
         with self._turn, self._cuda.active():
-            for slot in self._busy:
-                self._cuda.synchronize(slot.returned)
-            self._busy.clear()
-            self._free.clear()
-            del self._context, self._engine  # before the memory and the streams they use
-        self._cuda.close()
+            self._turn.notify_all()  # who waits for a slot hears that there will be none
+            while len(self._free) + len(self._busy) < SLOTS:
+                self._turn.wait()  # another thread is collecting
+            try:
+                for stream in (self._upload, self._compute, self._download):  # also what was begun and failed
+                    self._cuda.record(self._ended, stream)
+                    self._cuda.synchronize(self._ended)
+            finally:
+                self._busy.clear()
+                self._free.clear()
+                del self._context, self._engine  # before the memory and the streams they use
+                self._cuda.close()

@@ -54,7 +54,7 @@ class Flavour:
         """The compute capability that a build is for: the one that was named, or that of this GPU."""
         trt, asked = self.import_runtime(), options.compute_capability
         if asked is None:
-            return gpu_here().compute_capability
+            return self._capability_here()
         if not re.fullmatch(r"\d{1,2}\.\d", asked):
             raise InvalidRequestError(f"{asked!r} is no compute capability.", "Give one such as 8.9.")
         if self.cross:
@@ -65,6 +65,13 @@ class Flavour:
                 "Build on such a GPU, or with trt-rtx.",
             )
         return asked
+
+    def _capability_here(self) -> str:
+        try:
+            return gpu_here().compute_capability
+        except MissingRuntimeError as error:
+            remedy = "Name the GPU it is for: --compute-capability 8.9" if self.cross else error.remedy
+            raise MissingRuntimeError(error.what, remedy) from error
 
     def _require_known(self, trt: ModuleType, capability: str) -> None:
         known = [f"{name[2:-1]}.{name[-1]}" for name in trt.ComputeCapability.__members__ if name.startswith("SM")]

@@ -55,8 +55,8 @@ class Stream:
 class FakeCuda(Cuda):
     """Nothing runs before something waits for it; copies read and write memory when they run.
 
-    `captures`: whether a stream can be captured. `hold`: kinds of steps that do not run for now. `before_waiting`: called
-    by a thread before it waits for an event, without the lock. `count`: what was handed out and done since the start.
+    `captures`: whether a stream can be captured. `before_waiting`: called by a thread before it waits for an event.
+    `count`: what was handed out and done since the start; `alive`: what was not freed; `done`: the steps that ran.
     """
 
     name: ClassVar[str] = "fake"
@@ -66,7 +66,7 @@ class FakeCuda(Cuda):
         self.alive: Counter[str] = Counter()
         self.done: list[str] = []
         self.captures = captures
-        self.hold: set[str] = set()
+        self._held: set[str] = set()
         self.before_waiting: Callable[[], None] = lambda: None
         self.closed = False
         self._capability = capability
@@ -157,7 +157,8 @@ class FakeCuda(Cuda):
     def capture(self, stream: Stream, work: Callable[[], bool]) -> list[Step] | None:
         self._require_active()
         self.count["capture"] += 1
-        stream.captured = steps = []
+        steps: list[Step] = []
+        stream.captured = steps
         worked = work()
         stream.captured = None
         if not worked or not self.captures:
@@ -193,14 +194,14 @@ class FakeCuda(Cuda):
     def run_all_but(self, *kinds: str) -> None:
         """Let every stream go on to its first step of such a kind, or to what waits for one."""
         with self._lock:
-            self.hold = set(kinds)
+            self._held = set(kinds)
             while runnable := self._runnable():
                 self._run(runnable[0])
-            self.hold = set()
+            self._held = set()
 
     def _runnable(self) -> list[Stream]:
         heads = [(stream, stream.steps[0]) for stream in self._streams if stream.steps]
-        return [stream for stream, head in heads if head.is_ready() and head.kind not in self.hold]
+        return [stream for stream, head in heads if head.is_ready() and head.kind not in self._held]
 
     def _advance(self, event: Event) -> None:
         """A step of any stream, or (every other time) the one that brings the event nearer, and no other."""

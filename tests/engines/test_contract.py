@@ -101,7 +101,7 @@ def test_a_ticket_is_collected_once_and_by_its_own_engine(engine: Engine) -> Non
     with pytest.raises(InvalidRequestError, match="was collected"):
         engine.collect(ticket)
     with pytest.raises(InvalidRequestError, match="not of this engine"):
-        engine.collect(engines.Ticket(engine=object(), pending=None))  # type: ignore[arg-type] # any other engine
+        engine.collect(engines.Ticket(engine=object(), count=1, pending=None))  # type: ignore[arg-type] # any other engine
 
 
 def test_a_closed_engine_takes_nothing(engine: Engine) -> None:
@@ -119,6 +119,15 @@ def test_the_clock_of_the_device_gives_as_many_times_as_were_asked_for(engine: E
     found = engine.device_ms(pictures(2), runs=3)
     assert found is None or (len(found) == 3 and all(ms > 0 for ms in found))
     assert (found is None) == (engine.device == "cpu" or engine.runtime == "ort")
+
+
+@pytest.mark.parametrize("wrong", [(1, *SIZE), (2, *SIZE[::-1]), SIZE], ids=["fewer", "turned", "no batch"])
+def test_an_array_that_the_maps_do_not_fit_is_refused(engine: Engine, wrong: tuple[int, ...]) -> None:
+    """NumPy would spread one map over several, or say something of shapes that nobody gave."""
+    ticket = engine.submit(pictures(2))
+    with pytest.raises(InvalidRequestError, match=r"the class maps are uint8 \(2, 32, 48\)"):
+        engine.collect(ticket, np.empty(wrong, np.uint8))
+    assert engine.collect(ticket).shape == (2, *SIZE)
 
 
 def test_takes_arrays_that_are_views(engine: Engine) -> None:

@@ -1,21 +1,22 @@
 """A plan at work, on a GPU that does everything as late and in as odd an order as CUDA permits."""
 
+import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_gpu import Bytes, FakeCuda, FakeNetwork, expected
-from numpy.typing import NDArray
 
 from segdeploy.engines._plan_run import MOST_GRAPHS, SLOTS, PlanEngine
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
 
 HEIGHT, WIDTH, MAX_BATCH = 6, 8, 5
-SEEDS = range(25)
+SEEDS = range(15)
 PATIENCE_S = 20  # a test that waits longer has found a deadlock
 COLOURS = tuple((index, 0, 0) for index in range(7))
 
@@ -53,15 +54,23 @@ def engine(cuda: FakeCuda) -> Iterator[PlanEngine]:
 
 def in_time(*acts: Callable[[], Any]) -> list[Any]:
     """What each act gives, each in a thread of its own; a deadlock is a failure and no hang."""
-    with ThreadPoolExecutor(len(acts)) as pool:
-        futures = [pool.submit(act) for act in acts]
-        return [future.result(PATIENCE_S) for future in futures]
+
+    def work(act: Callable[[], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            future.set_exception(error)
+
+    futures: list[Future[Any]] = [Future() for _ in acts]
+    for act, future in zip(acts, futures, strict=True):
+        threading.Thread(target=work, args=(act, future), daemon=True).start()
+    return [future.result(PATIENCE_S) for future in futures]
 
 
 def test_batches_of_every_size_give_their_maps(engine: PlanEngine) -> None:
     """Again and again: the first runs are launched step by step, later ones as a graph."""
     for turn in range(4):
-        for count in range(MAX_BATCH + 1):
+        for count in range(1, MAX_BATCH + 1):
             batch = pictures(count, turn)
             np.testing.assert_array_equal(engine.classify(batch), expected(batch))
 
@@ -69,7 +78,7 @@ def test_batches_of_every_size_give_their_maps(engine: PlanEngine) -> None:
 @pytest.mark.parametrize("margin", [1, 2])
 def test_class_maps_are_smaller_by_the_margin(margin: int) -> None:
     with opened(FakeCuda(), margin=margin) as engine:
-        for count in (0, 1, MAX_BATCH):
+        for count in (1, MAX_BATCH):
             found = engine.classify(pictures(count))
             assert found.shape == (count, HEIGHT - 2 * margin, WIDTH - 2 * margin)
             np.testing.assert_array_equal(found, expected(pictures(count), margin))
@@ -105,12 +114,17 @@ def test_a_batch_that_is_too_large_is_refused_with_the_option_that_allows_it(eng
     np.testing.assert_array_equal(engine.classify(pictures(1)), expected(pictures(1)))
 
 
+def test_a_batch_of_no_images_is_refused(engine: PlanEngine) -> None:
+    with pytest.raises(InvalidRequestError, match=r"uint8 \(0, 6, 8, 3\)"):
+        engine.submit(pictures(0))
+
+
 @pytest.mark.parametrize("in_flight", [1, 2, 3, 7])
 def test_tickets_may_be_collected_in_any_order(engine: PlanEngine, cuda: FakeCuda, in_flight: int) -> None:
     """More than there are slots as well: the oldest is brought back before its slot is used again."""
     order = np.random.default_rng([in_flight, cuda.count["event"]])
     for turn in range(4):
-        counts = order.integers(0, MAX_BATCH + 1, in_flight)
+        counts = order.integers(1, MAX_BATCH + 1, in_flight)
         batches = [pictures(count, turn * 10 + index) for index, count in enumerate(counts)]
         tickets = [engine.submit(batch) for batch in batches]
         for index in order.permutation(in_flight):
@@ -134,7 +148,7 @@ def test_threads_that_classify_at_once_get_their_own_maps(engine: PlanEngine) ->
         batches = [pictures(1 + (thread + turn) % MAX_BATCH, 100 * thread + turn) for turn in range(15)]
         return all(np.array_equal(engine.classify(batch), expected(batch)) for batch in batches)
 
-    assert all(in_time(*(lambda thread=thread: work(thread) for thread in range(5))))  # type: ignore[misc]
+    assert all(in_time(*(lambda thread=thread: work(thread) for thread in range(5))))
 
 
 def test_threads_that_keep_tickets_in_flight_get_their_own_maps(engine: PlanEngine) -> None:
@@ -151,7 +165,7 @@ def test_threads_that_keep_tickets_in_flight_get_their_own_maps(engine: PlanEngi
             )
         return right
 
-    assert all(in_time(*(lambda thread=thread: work(thread) for thread in range(3))))  # type: ignore[misc]
+    assert all(in_time(*(lambda thread=thread: work(thread) for thread in range(3))))
 
 
 @pytest.mark.parametrize("held,done", [("to_host", ("to_device", "network")), ("network", ("to_device",))])
@@ -302,3 +316,149 @@ def test_a_ticket_is_collected_once_and_where_it_was_given(engine: PlanEngine) -
     engine.collect(ticket)
     with pytest.raises(InvalidRequestError, match="was collected"):
         engine.collect(ticket)
+
+
+@pytest.mark.parametrize("failure", [False, RuntimeError("the driver is gone")], ids=["false", "raises"])
+def test_a_run_that_fails_is_an_error_and_costs_no_slot(cuda: FakeCuda, failure: Any) -> None:  # noqa: ANN401 - a case
+    """More failures than there are slots; what was in flight before is right all the same."""
+    network = FakeNetwork(cuda)
+    with opened(cuda, network) as engine:
+        waiting = engine.submit(pictures(4))
+        for _ in range(2 * SLOTS):
+            network.answers.append(failure)
+            with pytest.raises((InvalidFileError, RuntimeError), match=r"failed on a batch of 2|the driver is gone"):
+                in_time(lambda: engine.submit(pictures(2)))
+        np.testing.assert_array_equal(engine.collect(waiting), expected(pictures(4)))
+        for seed in range(4):
+            np.testing.assert_array_equal(engine.classify(pictures(3, seed)), expected(pictures(3, seed)))
+
+
+def test_a_plan_that_gives_no_context_is_refused() -> None:
+    """As TensorRT does where its scratch memory does not fit."""
+    cuda = FakeCuda()
+    network = FakeNetwork(cuda)
+    network.create_execution_context = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(InvalidFileError, match="trt cannot run unet"):
+        opened(cuda, network)
+
+
+def gated(cuda: FakeCuda) -> tuple[threading.Semaphore, threading.Event]:
+    """Threads that wait for the GPU say so, and go on at a signal."""
+    arrived, gate = threading.Semaphore(0), threading.Event()
+
+    def before_waiting() -> None:
+        arrived.release()
+        gate.wait(PATIENCE_S)
+
+    cuda.before_waiting = before_waiting
+    return arrived, gate
+
+
+def started(act: Callable[[], Any]) -> Future[Any]:
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def test_all_who_wait_for_a_slot_go_on_although_nobody_collects() -> None:
+    """Both slots come free, three wait: the third takes over what the first has in flight."""
+    cuda = FakeCuda()
+    engine = opened(cuda)
+    arrived, gate = gated(cuda)
+    collecting = [
+        started(functools.partial(engine.collect, ticket))
+        for ticket in [engine.submit(pictures(1)), engine.submit(pictures(2))]
+    ]
+    for _ in collecting:
+        assert arrived.acquire(timeout=PATIENCE_S)
+    cuda.before_waiting = lambda: None
+    waiting = [started(lambda: engine.submit(pictures(3))) for _ in range(3)]
+    time.sleep(0.2)
+    gate.set()
+    for ticket in [future.result(5) for future in waiting]:
+        np.testing.assert_array_equal(engine.collect(ticket), expected(pictures(3)))
+    engine.close()
+
+
+def test_closing_waits_for_a_thread_that_collects() -> None:
+    """It reads memory that would be freed under it."""
+    cuda = FakeCuda()
+    engine = opened(cuda)
+    ticket = engine.submit(pictures(1))
+    arrived, gate = gated(cuda)
+    collecting = started(lambda: engine.collect(ticket))
+    assert arrived.acquire(timeout=PATIENCE_S)
+    cuda.before_waiting = lambda: None
+    closing = started(engine.close)
+    time.sleep(0.2)
+    gate.set()
+    closing.result(5)
+    np.testing.assert_array_equal(collecting.result(5), expected(pictures(1)))
+    assert cuda.closed
+
+
+def test_closing_ends_the_wait_for_a_slot() -> None:
+    cuda = FakeCuda()
+    engine = opened(cuda)
+    arrived, gate = gated(cuda)
+    tickets = [engine.submit(pictures(1)), engine.submit(pictures(2))]
+    collecting = [started(functools.partial(engine.collect, ticket)) for ticket in tickets]
+    for _ in collecting:
+        assert arrived.acquire(timeout=PATIENCE_S)
+    cuda.before_waiting = lambda: None
+    waiting = started(lambda: engine.submit(pictures(1)))
+    time.sleep(0.2)
+    closing = started(engine.close)
+    time.sleep(0.2)
+    gate.set()
+    with pytest.raises(InvalidRequestError, match="closed"):
+        waiting.result(5)
+    closing.result(5)
+
+
+def test_closing_after_a_run_that_failed_frees_what_nothing_uses() -> None:
+    """The upload of the failed batch is still on its way."""
+    cuda = FakeCuda()
+    network = FakeNetwork(cuda)
+    with opened(cuda, network) as engine:
+        network.answers.append(False)
+        with pytest.raises(InvalidFileError):
+            engine.classify(pictures(2))
+    assert cuda.closed
+
+
+def test_a_failure_while_the_device_is_timed_costs_no_slot() -> None:
+    cuda = FakeCuda()
+    network = FakeNetwork(cuda)
+    with opened(cuda, network, graphs=False) as engine:
+        for _ in range(SLOTS):
+            network.answers.extend([True] * 4 + [False])
+            with pytest.raises(InvalidFileError):
+                engine.device_ms(pictures(1), runs=2)
+        started(lambda: engine.classify(pictures(1))).result(5)
+
+
+def test_a_failure_while_a_slot_is_taken_over_costs_no_slot() -> None:
+    """Nor the batch that is in it."""
+    cuda = FakeCuda()
+    engine = opened(cuda)
+    tickets = [engine.submit(pictures(count)) for count in (1, 2)]
+
+    def fail() -> None:
+        raise MissingRuntimeError("the GPU is gone.", "Wait.")
+
+    cuda.before_waiting = fail
+    for _ in range(SLOTS + 1):
+        with pytest.raises(MissingRuntimeError):
+            started(lambda: engine.submit(pictures(3))).result(5)
+    cuda.before_waiting = lambda: None
+    for count, ticket in zip((1, 2), tickets, strict=True):
+        np.testing.assert_array_equal(engine.collect(ticket), expected(pictures(count)))
+    engine.close()

@@ -1,0 +1,113 @@
+"""`segdeploy build` on a machine without a GPU, as a user runs it."""
+
+import dataclasses
+import hashlib
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from conftest import COMMAND, SPEC, Run
+
+from segdeploy import artifact, checkpoint, models, narrow, pipeline, signature
+from segdeploy._watch import silent
+from segdeploy.benchmarks import delivered
+from segdeploy.export import to_onnx as export
+from segdeploy.export._graph import Graph, convolution_types, convolution_work
+from segdeploy.spec import Precision
+
+WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
+PROVEN = {"passed": True, "gated": True, "stages": [{"name": "graph", "passed": True}]}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def export_packaged(name: str) -> None:
+    """export/ as `segdeploy export` leaves it, without its search and its proof, which are other tests'."""
+    weights = pipeline.weights_for(name)
+    network, spec = checkpoint.load(weights.checkpoint.path)
+    described = weights.described_for(pipeline.EXPORTS)
+    fp32 = export.to_onnx(network, spec, artifact.graph_path(pipeline.EXPORTS, name, Precision.FP32), weights=described)
+    artifact.write_manifest(dataclasses.replace(fp32, parity=PROVEN))
+    parts = narrow.parts_of(packaged=pipeline.packaged_images()[:8], calibrate=None, data=None)
+    for precision, forms in ((Precision.FP16, []), (Precision.INT8, ["signed"])):
+        (recipe,) = narrow.recipes(fp32, precision, forms, parts, method=None, cache=None, watch=silent)
+        chosen: set[str] = set()
+        graph = narrow.write(recipe.described(chosen, narrow.BUDGETS[precision]), recipe.build(chosen), PROVEN)
+        asked = {"asked": delivered.asked(onnx.load(graph.path))}
+        artifact.write_manifest(dataclasses.replace(graph, made_by={**graph.made_by, **asked}))
+
+
+@pytest.mark.slow
+def test_every_network_is_built_in_every_precision_for_three_gpus(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packaged weights, from the command line, on a machine without a GPU."""
+    monkeypatch.chdir(tmp_path)
+    for name in models.names():
+        export_packaged(name)
+        for precision in Precision:
+            for capability in ("8.6", "8.9", "12.0"):
+                engine = f"trt-rtx:{precision}"
+                told = run("build", "--model", name, "--engine", engine, "--compute-capability", capability, "--json")
+                assert told.code == 0, told.err
+                require_audited(told.json(), name, precision, capability)
+    assert len(list(Path("engines").glob("*.plan"))) == len(models.names()) * 3 * 3
+
+
+def require_audited(report: Mapping[str, Any], name: str, precision: str, capability: str) -> None:
+    path = pipeline.ENGINES / f"{name}.trt-rtx.{precision}.cc{capability.replace('.', '')}.plan"
+    assert report["path"] == str(path)
+    plan, data = signature.read(path)
+    assert (plan.spec.model, plan.precision, plan.sha256) == (name, precision, hashlib.sha256(data).hexdigest())
+    facts = plan.made_by
+    assert (facts["compute_capability"], facts["gpu"], facts["runtime"]) == (capability, None, "trt-rtx")
+    assert facts["asked"].get(precision, 0) >= 0.5
+    assert facts["typed"]["work"] == pytest.approx(facts["asked"])
+    assert facts["delivered"] == ("fp32" if precision == "fp32" else None)
+    graph = artifact.read(path.parent / facts["graph"]["path"])
+    assert graph.sha256 == facts["graph"]["sha256"]
+    if precision != "fp32":
+        narrow = Graph(onnx.load(graph.path))
+        work, types = convolution_work(narrow), convolution_types(narrow)
+        share = sum(work[layer] for layer, kind in types.items() if kind == precision) / sum(work.values())
+        assert facts["typed"]["work"][precision] == pytest.approx(share)
+    assert plan.parity is not None
+    assert [stage["name"] for stage in plan.parity["stages"] if stage["passed"] is None] == ["engine"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_with_its_exit_code(tmp_path: Path) -> None:
+    """As soon as its bar says that it builds; full-size networks take some seconds."""
+    torch.manual_seed(0)
+    network: Any = models.build("deeplabv3", 2).eval()
+    spec = dataclasses.replace(SPEC, model="deeplabv3", variant={}, height=360, width=480)
+    graph = export.to_onnx(network, spec, tmp_path / "deeplabv3.fp32.onnx", weights=WEIGHTS)
+    command = [
+        str(COMMAND),
+        "build",
+        "--model",
+        str(graph.path),
+        "--engine",
+        "trt-rtx:fp32",
+        "--compute-capability",
+        "8.9",
+    ]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
+        said = b""
+        while b"Building" not in said:
+            said += os.read(ours, 1000)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130, os.read(ours, 10_000)
+    assert not (tmp_path / "engines").exists()
