@@ -23,7 +23,15 @@ from segdeploy.export._graph import Graph, convolution_types, convolution_work
 from segdeploy.spec import Precision
 
 WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
-PROVEN = {"passed": True, "gated": True, "stages": [{"name": "graph", "passed": True}]}
+PROVEN = {
+    "passed": True,
+    "gated": True,
+    "first_failing_stage": None,
+    "proven_to": "graph",
+    "images": 1,
+    "model": "any",
+    "stages": [{"name": "graph", "passed": True}],
+}
 
 
 @pytest.fixture(autouse=True)
