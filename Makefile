@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= examples/nuclei
 
-.PHONY: help demo test test-fast lint bench weights docs clean
+.PHONY: help demo test test-fast lint bench gpu-check weights docs clean
 
 help:
 	@echo "make demo       export the four networks, prove them, time them, segment examples/nuclei"
 	@echo "make test       lint, types, every test"
 	@echo "make test-fast  the same without the slow tests"
 	@echo "make bench      long measurements: the four networks over DATA=folder, full-size timings"
+	@echo "make gpu-check  test and time what needs an NVIDIA GPU, with PYTHON=python3 as it is; no network"
 	@echo "make weights    train the packaged weights anew on DATA=folder (an hour and a half on one core)"
 	@echo "make docs       write docs/cli.md anew"
 
@@ -42,6 +43,10 @@ test-fast: lint
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py --data $(DATA)
+
+# No virtual environment: the machine's own Python has the runtimes that are to be tried.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
 
 # The commands of segdeploy/weights/README.md, one after the other; DATA is the folder of all nuclei.
 weights: $(READY)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from narrow import full_size
+from _graphs import full_size
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 

@@ -27,13 +27,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import openvino
+from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy import artifact, checkpoint, engines, images, models, narrow, pipeline
+from segdeploy import artifact, engines, images, models, narrow, pipeline
 from segdeploy._watch import silent
 from segdeploy.benchmarks import latency, machine
 from segdeploy.export._graph import Graph, convolution_work
-from segdeploy.export.to_onnx import to_onnx
 from segdeploy.spec import Precision
 
 SCHEMA = 1
@@ -78,23 +78,6 @@ def speed(runs: int) -> dict[str, Any]:
         for (network, engine, giga), kept in zip(labels, samples, strict=True)
     ]
     return {"runs": runs, "rows": rows}
-
-
-def untrained(name: str, size: tuple[int, int]) -> artifact.Artifact:
-    """The float32 graph of the paper's network; nothing to prove, for it decides nothing."""
-    weights = pipeline.weights_for(name, "random", size=size)
-    network, spec = checkpoint.load(weights.checkpoint.path)
-    described = weights.described_for(pipeline.EXPORTS)
-    return to_onnx(network, spec, artifact.graph_path(pipeline.EXPORTS, name, Precision.FP32), weights=described)
-
-
-def full_size(name: str) -> dict[Precision, artifact.Artifact]:
-    """That graph at 360x480, and its unsigned int8 graph."""
-    fp32 = untrained(name, pipeline.RANDOM_SIZE)
-    photographs = narrow.Photographs(pipeline.packaged_images()[: pipeline.RANDOM_STATISTICS], fp32.spec)
-    (recipe,) = narrow.int8_recipes(fp32, [narrow.NATIVE_FORM], photographs, method=narrow.METHOD, watch=silent)
-    budget = narrow.BUDGETS[Precision.INT8]
-    return {Precision.FP32: fp32, Precision.INT8: narrow.write(recipe.described([], budget), recipe.build([]), None)}
 
 
 def _quiet(task: Callable[[], object]) -> Callable[[], None]:

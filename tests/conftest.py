@@ -43,6 +43,16 @@ class Run(Protocol):
     def __call__(self, *arguments: str | bytes | Path, **environment: str) -> Outcome: ...
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_user_without_a_past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys, trust and caches are the tests' own, in this process and in the commands it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("CONFIG", "CACHE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
+        patch.delenv("SEGDEPLOY_KEY_FILE", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def run() -> Run:
     """Call the real command in the working directory of the test."""

@@ -1,0 +1,37 @@
+"""The GPU lane, as far as it goes without one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
+
+
+def gpu_check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: make gpu-check")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    done = gpu_check("--out", tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-2].startswith("Error: no runtime here can use a GPU")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_its_rehearsal_tests_proves_and_times_every_engine_of_the_cpu(tmp_path: Path) -> None:
+    done = gpu_check("--rehearse", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "gpu_rehearsal.json").read_text())
+    assert report["tests"]["passed"] > 20
+    timed = {(row["engine"], row["level"]) for row in report["rows"] if "error" not in row}
+    for engine in ("torch eager fp32", "torch.compile fp16", "ort:fp32", "ov:fp16"):
+        assert {(engine, "host"), (engine, "image_to_mask")} <= timed
+    assert [row["engine"] for row in report["rows"] if "error" in row] == []
+    assert {proof["engine"] for proof in report["proofs"]} >= {"torch:fp32", "ort:fp32", "ort:int8", "ov:int8"}
+    assert all(proof["passed"] for proof in report["proofs"])
