@@ -182,7 +182,9 @@ def photographs(count: int) -> list[Path]:
 
 
 def proven(device: str) -> list[dict[str, Any]]:
-    """The packaged U-Net in every engine of the device, against PyTorch."""
+    """The packaged U-Net in every engine of the device, against PyTorch; in a folder that has no other."""
+    Path("proofs").mkdir()
+    os.chdir("proofs")
     rows = []
     for runtime, facts in found(device).items():
         precisions = [Precision.FP32] if runtime == "torch" else list(Precision)

@@ -372,6 +372,7 @@ def test_tensorboard_shows_a_resumed_epoch_once(data: dataset.Dataset, tmp_path:
     kept = earlier.read_bytes()
     train(data, out, spec=spec(), plan=plan(), resume=True)
     earlier.write_bytes(kept)  # as if the process had ended before this file was replaced
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which hold whole seconds
     train(data, out, spec=spec(), plan=plan(), resume=True)
     assert [step for step, _ in scalars(out, "loss")] == [1, 2, 3, 4]
 
