@@ -1,4 +1,4 @@
-"""Semantic segmentation, deployed. `segdeploy.open("unet").segment(photo)`; `segdeploy.pipeline` has every verb."""
+"""Semantic segmentation, deployed. `segdeploy.open("unet").segment(photo)`; `segdeploy.pipeline` has the verbs."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -670,9 +670,9 @@ def infer(
 @_json
 def inspect(*, path: Path, as_json: bool) -> None:
     """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
-    from segdeploy import pipeline
+    from segdeploy import inventory
 
-    report = pipeline.inspect(path)
+    report = inventory.inspect(path)
     _print(report, as_json=as_json, lines=list(_outline(report)))
 
 
@@ -680,9 +680,9 @@ def inspect(*, path: Path, as_json: bool) -> None:
 @_json
 def models(*, as_json: bool) -> None:
     """The networks, how each can be built, and which weights are at hand."""
-    from segdeploy import pipeline
+    from segdeploy import inventory
 
-    report = pipeline.list_models()
+    report = inventory.list_models()
     lines = []
     for model in report["models"]:
         options = "  ".join(f"{key}={json.dumps(value)}" for key, value in model["options"].items())
@@ -695,9 +695,9 @@ def models(*, as_json: bool) -> None:
 @_json
 def doctor(*, as_json: bool) -> None:
     """What is installed, what is usable, what clashes, and what to do about it; exit 3 on a clash."""
-    from segdeploy import pipeline
+    from segdeploy import inventory
 
-    report = pipeline.doctor()
+    report = inventory.doctor()
     lines = [f"{key}: {_short(value)}" for key, value in report["machine"].items()]
     for check in report["checks"]:
         lines.append(f"{'ok     ' if check['usable'] else 'missing'} {check['name']}: {check['finding']}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy import artifact, checkpoint, models, pipeline
+from segdeploy import artifact, checkpoint, inventory, models, pipeline
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.spec import Spec
 
@@ -227,10 +227,10 @@ def test_every_report_is_json(work: Path) -> None:
     reports = [
         pipeline.parity("unet"),
         pipeline.evaluate("unet", data=EXAMPLES),
-        pipeline.list_models(),
-        pipeline.doctor(),
-        pipeline.inspect(work / "export" / "unet.fp32.onnx"),
-        pipeline.inspect(pipeline.PACKAGED / "unet.safetensors"),
+        inventory.list_models(),
+        inventory.doctor(),
+        inventory.inspect(work / "export" / "unet.fp32.onnx"),
+        inventory.inspect(pipeline.PACKAGED / "unet.safetensors"),
     ]
     for report in reports:
         assert json.loads(json.dumps(report))["schema"] in {1, 2}
@@ -241,7 +241,7 @@ def test_doctor_finds_two_packages_that_overwrite_each_other(monkeypatch: pytest
     from segdeploy import engines
 
     monkeypatch.setattr(engines, "installed", list)
-    report = pipeline.doctor()
+    report = inventory.doctor()
     (check,) = [check for check in report["checks"] if check["name"] == "engine ort"]
     assert report["clash"]
     assert not check["usable"]

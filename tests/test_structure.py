@@ -10,9 +10,12 @@ from pathlib import Path
 import segdeploy
 
 MEDIAN_LINES, MOST_LINES, MOST = 10, 35, 0.9
-RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx"
+RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx cuda pycuda"
 FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard"
-WITHOUT_FRAMEWORKS = "cli infer pipeline engines engines.ort engines.pytorch images artifact checkpoint dataset models"
+WITHOUT_FRAMEWORKS = (
+    "cli inventory infer pipeline choice engines engines.ort engines.ov engines.pytorch engines.trt engines.trt_rtx "
+    "signature images artifact checkpoint dataset models"
+)
 
 BLOCKED = """
 import importlib, pkgutil, sys

@@ -6,7 +6,19 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "pillow", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx")
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-bindings",
+    "pycuda",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -22,7 +34,8 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
+    found = (dist for dist in importlib.metadata.distributions() if dist.name)
+    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in found}
     return {package: installed[package] for package in PACKAGES if package in installed}
 
 

@@ -196,7 +196,8 @@ class CompilingModule(EngineModule, Protocol):
 
 def installed(packages: tuple[str, ...]) -> list[str]:
     """Which of the distributions that bring a runtime are installed; two of them overwrite each other."""
-    found = {distribution.name.lower() for distribution in importlib.metadata.distributions() if distribution.name}
+    distributions = (found for found in importlib.metadata.distributions() if found.name)
+    found = {distribution.name.lower().replace("_", "-") for distribution in distributions}
     return [package for package in packages if package in found]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import photographs
 
-from segdeploy import choice, engines, pipeline
+from segdeploy import choice, engines, inventory, pipeline
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-an-engine.md"
 CONTRACT = Path(__file__).with_name("test_contract.py")
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_is_known_because_it_is_there(workspace: Path) -> None:
     assert "numpy" in engines.names()
     assert ("numpy", "cpu") in {(each.runtime, each.device) for each in choice.candidates()}
-    assert "engine numpy" in {check["name"] for check in pipeline.doctor()["checks"]}
+    assert "engine numpy" in {check["name"] for check in inventory.doctor()["checks"]}
     photographs(workspace, "photos/a.png", "photos/b.png")
     report = pipeline.infer(["photos"], engine="numpy:fp32")
     assert (report["done"], report["runtime"], report["device"]) == (2, "numpy", "cpu")
