@@ -1,7 +1,7 @@
 """Measure the engines against the tools people would use instead; writes benchmarks/engines_NAME.json and .md.
 
     python benchmarks/engines.py throughput [--rounds 4] [--work DIR]
-    python benchmarks/engines.py image-to-mask [--rounds 15] [--work DIR]
+    python benchmarks/engines.py image-to-mask [--rounds 9] [--work DIR]
 
 The four networks at full size (360x480, 21 classes, untrained), batch 1 and 8, fp32 and int8. `throughput`: images a
 second of `ov` with several batches in flight (`submit`, `collect`) and of OpenVINO's benchmark_app on the same graph.
@@ -229,7 +229,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     os.chdir(given.work)
-    measure, rounds = {"throughput": (throughput, 4), "image-to-mask": (image_to_mask, 15)}[given.what]
+    measure, rounds = {"throughput": (throughput, 4), "image-to-mask": (image_to_mask, 9)}[given.what]
     found = measure(given.rounds or rounds)
     command = shlex.join(["python", "benchmarks/engines.py", given.what])
     report = {"schema": SCHEMA, "name": given.what, "command": command, "machine": machine.describe(), **found}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from segdeploy import infer as folder
 from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
 from segdeploy.engines import BuildOptions, Engine, RunOptions
-from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
@@ -128,14 +129,23 @@ def _plan_for(model: str | None, runtime: str, precision: Precision, watch: Watc
         path = artifact.plan_path(ENGINES, name, runtime, precision, engines.compiling(runtime).capability())
         if os.path.lexists(path):
             plan = _of_model(_of_engine(signature.read_manifest(path), runtime, precision), name)
-            graph_path = artifact.graph_path(EXPORTS, name, precision, _form(runtime, precision))
-            if not graph_path.is_file():
-                return plan
             with _as_it_was_written(plan):
-                if graph_for(name, precision, form=plan.form, watch=watch).sha256 == plan.made_by["graph"]["sha256"]:
+                if _is_current(plan):
                     return plan
                 options = _options_of(plan)
     return build(name, engine=f"{runtime}:{precision}", options=options, watch=watch)
+
+
+def _is_current(plan: Artifact) -> bool:
+    """Whether a plan is of the graph that would be built now, as far as there is one here to tell."""
+    name = plan.spec.model
+    path, wide = (
+        artifact.graph_path(EXPORTS, name, *kind) for kind in ((plan.precision, plan.form), (Precision.FP32,))
+    )
+    if not path.is_file():
+        return True
+    graph = artifact.read(path)
+    return graph.sha256 == plan.made_by["graph"]["sha256"] and not (wide.is_file() and _is_stale(graph))
 
 
 def _of_engine(plan: Artifact, runtime: str, precision: Precision) -> Artifact:
@@ -177,12 +187,12 @@ def build(
         raise InvalidRequestError(f"{engine!r} names no runtime to build for.", f"Give it, such as trt:{precision}.")
     if engines.modules()[runtime].OPENS != "plan":
         return file_for(model, runtime, precision, watch=watch)
-    signature.make_key()  # before the work
+    engines.compiling(runtime).capability(options)  # what cannot be met is said before the work
+    signature.make_key()
     graph = graph_for(model, precision, form=_form(runtime, precision), watch=watch)
     _require_not_refuted(graph)
     plan = engines.compiling(runtime).compile(graph, ENGINES, options, watch=watch)
-    if plan.made_by["gpu"] is None:
-        reason = f"there is no GPU of compute capability {plan.made_by['compute_capability']} here"
+    if (reason := _unprovable(plan, graph)) is not None:
         plan = dataclasses.replace(plan, parity=_without_engine(graph.parity, reason))
         signature.publish(plan)
         return plan
@@ -190,6 +200,19 @@ def build(
     plan, report = _prove(graph, plan, runtime, pictures, device="cuda", watch=watch)
     _require_passed(report, plan)
     return plan
+
+
+def _unprovable(plan: Artifact, graph: Artifact) -> str | None:
+    """What keeps this machine from proving a plan that it can build."""
+    if plan.made_by["gpu"] is None:
+        return f"there is no GPU of compute capability {plan.made_by['compute_capability']} here"
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed here"
+    try:
+        origin(graph)
+    except SegdeployError as error:
+        return error.what
+    return None
 
 
 def _without_engine(report: Mapping[str, Any] | None, reason: str) -> dict[str, Any] | None:

@@ -45,21 +45,30 @@ class Flavour:
             raise missing(self.module, self.extra) from error
 
     def devices(self) -> list[str]:
-        """cuda, where there is a GPU. Raise MissingRuntimeError where there is none."""
-        self.import_runtime()
-        gpu_here()
+        """cuda, where there is a GPU that the runtime knows. Raise MissingRuntimeError where there is none."""
+        trt, here = self.import_runtime(), gpu_here().compute_capability
+        if self.cross and here not in _known(trt):
+            raise MissingRuntimeError(
+                f"{self.module} {trt.__version__} knows no GPU of compute capability {here}.",
+                f"It knows {', '.join(_known(trt))}: choose another runtime.",
+            )
         return list(DEVICES)
 
     def capability(self, options: BuildOptions = BUILD) -> str:
-        """The compute capability that a build is for: the one that was named, or that of this GPU."""
-        trt, asked = self.import_runtime(), options.compute_capability
-        if asked is None:
-            return self._capability_here()
+        """The compute capability that a build is for: the one that was named, or that of this GPU.
+
+        Raise InvalidRequestError where the options cannot be met.
+        """
+        self._require_sensible(options)
+        trt, asked = self.import_runtime(), options.compute_capability or self._capability_here()
         if not re.fullmatch(r"\d{1,2}\.\d", asked):
             raise InvalidRequestError(f"{asked!r} is no compute capability.", "Give one such as 8.9.")
-        if self.cross:
-            self._require_known(trt, asked)
-        elif asked != (here := gpu_here().compute_capability):
+        if self.cross and asked not in _known(trt):
+            raise InvalidRequestError(
+                f"{self.module} {trt.__version__} builds nothing for compute capability {asked}.",
+                f"Choose one of {', '.join(_known(trt))}.",
+            )
+        if not self.cross and asked != (here := gpu_here().compute_capability):
             raise InvalidRequestError(
                 f"{self.runtime} builds for the GPU it runs on ({here}), not for {asked}.",
                 "Build on such a GPU, or with trt-rtx.",
@@ -73,26 +82,17 @@ class Flavour:
             remedy = "Name the GPU it is for: --compute-capability 8.9" if self.cross else error.remedy
             raise MissingRuntimeError(error.what, remedy) from error
 
-    def _require_known(self, trt: ModuleType, capability: str) -> None:
-        known = [f"{name[2:-1]}.{name[-1]}" for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-        if capability not in known:
-            raise InvalidRequestError(
-                f"{self.module} {trt.__version__} builds nothing for compute capability {capability}.",
-                f"Choose one of {', '.join(sorted(known, key=float))}.",
-            )
-
     def compile(
         self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, watch: Watch = silent
     ) -> Artifact:
         """Build a plan into `folder`, signed, with the audit of its precision in the manifest."""
-        trt = self.import_runtime()
-        self._require_sensible(graph, options)
-        capability = self.capability(options)
+        trt, capability = self.import_runtime(), self.capability(options)
+        self._require_buildable(graph)
         target = Target(self.runtime, capability, named=self.cross, gpu=_gpu_of(capability))
         options = self._with_timing_cache(options, target.gpu)
         return compile_plan(trt, graph, folder, options, target=target, watch=watch)
 
-    def _require_sensible(self, graph: Artifact, options: BuildOptions) -> None:
+    def _require_buildable(self, graph: Artifact) -> None:
         if graph.form not in {None, FORM}:
             raise InvalidFileError(
                 f"{graph.path} is in the {graph.form} form; {self.runtime} takes {FORM}.",
@@ -100,6 +100,8 @@ class Flavour:
             )
         if graph.spec.output != "class_map":
             raise InvalidFileError(f"{graph.path} gives {graph.spec.output}.", "Build from the graph of class maps.")
+
+    def _require_sensible(self, options: BuildOptions) -> None:
         if options.opt_batch > options.max_batch:
             raise InvalidRequestError(
                 f"--opt-batch {options.opt_batch} is more than --max-batch {options.max_batch}.", "Give a smaller one."
@@ -159,6 +161,12 @@ def _facts(plan: Artifact) -> tuple[int, Precision | None]:
         return operator.index(max_batch), None if delivered is None else Precision(delivered)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidFileError(f"the manifest of {plan.path} is none of ours: {error!r}.", _rebuild(plan)) from error
+
+
+def _known(trt: ModuleType) -> list[str]:
+    """The compute capabilities that TensorRT-RTX names."""
+    names = [name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    return sorted((f"{digits[:-1]}.{digits[-1]}" for digits in names), key=float)
 
 
 def gpu_here() -> Gpu:

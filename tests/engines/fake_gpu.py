@@ -222,10 +222,12 @@ class FakeCuda(Cuda):
 
 
 class FakeNetwork:
-    """An engine of TensorRT's and its only context: the sum of a pixel's colours, modulo seven.
+    """An engine of TensorRT's and its only context: the sum of a pixel's colours, modulo seven, or what `draws` gives.
 
     `answers`: what the next runs say of themselves; True once there is nothing left.
     """
+
+    draws: Callable[[Bytes], Bytes] | None = None
 
     def __init__(self, cuda: FakeCuda, margin: int = 0, information: str = "{}") -> None:
         self.answers: deque[bool | Exception] = deque()
@@ -259,7 +261,7 @@ class FakeNetwork:
 
         def compute() -> None:
             batch = self._cuda.at(images)[: int(np.prod(shape))].reshape(shape)
-            class_maps = expected(batch, self._margin).reshape(-1)
+            class_maps = (self.draws(batch) if self.draws else expected(batch, self._margin)).reshape(-1)
             self._cuda.at(class_map)[: class_maps.size] = class_maps
 
         if answer:

@@ -435,3 +435,12 @@ def test_ctrl_c_waits_for_the_builder(graphs: dict[str, Artifact], tmp_path: Pat
         trt_rtx.compile(graphs["fp32"], tmp_path / "engines", ADA, watch=Watching(at=10, act=interrupt))
     assert after
     assert threading.active_count() == before
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_know_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data-centre GPUs such as compute capability 9.0 are none of its own: another runtime is chosen there."""
+    monkeypatch.setattr(_cuda, "connect", lambda _name=None: FakeCuda(capability="9.0"))
+    with pytest.raises(MissingRuntimeError, match=r"knows no GPU of compute capability 9\.0"):
+        trt_rtx.devices()
+    with pytest.raises(InvalidRequestError, match=r"builds nothing for compute capability 9\.0"):
+        trt_rtx.capability()
