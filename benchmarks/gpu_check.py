@@ -3,13 +3,13 @@
     make gpu-check [PYTHON=python3]
     python benchmarks/gpu_check.py [--graphs DIR] [--runs 30] [--out benchmarks] [--rehearse]
 
-It runs from a checkout, installs nothing and reaches no network: whatever this Python has is used. (1) It looks which
-runtimes are installed for a GPU. (2) It runs the tests marked `gpu`, in which nothing that was found may be skipped.
-(3) It proves and times them: PyTorch eager in fp32, torch.compile in fp16, ONNX Runtime on CUDA, every TensorRT that
-loads, by events on the device, from memory, and from image file to mask, in one interleaved run. Graphs are exported
-where onnx and onnxscript are installed, else taken from DIR, the `export/` of another machine. `--rehearse` does all
-this on the CPU with one small network, to try the script itself; its numbers mean nothing. Exit code 4 where a test or
-a proof failed, 3 where there is no GPU or no pytest.
+It runs from a checkout, installs nothing and reaches no network: whatever this Python has is used, NumPy and Pillow at
+least. (1) It looks which runtimes are installed for a GPU. (2) It runs the tests marked `gpu`, in which nothing that
+was found may be skipped. (3) It proves and times them: PyTorch eager in fp32, torch.compile in fp16, ONNX Runtime on
+CUDA, every TensorRT that loads, by events on the device, from memory, and from image file to mask, in one interleaved
+run. Graphs are exported where onnx and onnxscript are installed, else taken from DIR, the `export/` of another machine.
+`--rehearse` does all this on the CPU with one small network, to try the script itself; its numbers mean nothing. Exit
+code 4 where a test or a proof failed, 3 where there is no GPU, no pytest, or neither NumPy nor Pillow.
 """
 
 import argparse
@@ -26,11 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+ENVIRONMENT, GATE = 3, 4
+if absent := [name for name in ("numpy", "PIL") if importlib.util.find_spec(name) is None]:
+    sys.stderr.write(f"Error: {', '.join(absent)} not installed.\nInstall NumPy and Pillow into this Python.\n")
+    sys.exit(ENVIRONMENT)
 sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402 - once it is there
 
 from segdeploy import artifact, engines, images, models, pipeline  # noqa: E402 - the checkout, not an installed one
 from segdeploy.artifact import Artifact  # noqa: E402
@@ -43,7 +47,6 @@ SCHEMA = 1
 TESTS = [ROOT / "tests" / "engines" / "test_contract.py"]
 EXPORTING = ("torch", "onnx", "onnxscript", "safetensors")
 BATCHES = (1, 8)
-GATE, ENVIRONMENT = 4, 3
 
 
 def found(device: str) -> dict[str, dict[str, Any]]:
