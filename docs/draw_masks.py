@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         pipeline.EXPORTS = Path(work)
         for name in models.names():
-            with pipeline.open(name) as engine:
+            with pipeline.open(name, engine="ort:fp32") as engine:
                 columns[name] = [images.overlay(photo, engine.segment(photo), colours) for photo in photos]
     page = Image.new("RGB", (len(columns) * (SIDE + GAP) - GAP, TITLE + len(ROWS) * (SIDE + GAP) - GAP), "white")
     pen = ImageDraw.Draw(page)

@@ -29,6 +29,7 @@ def demonstrate(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "size_mb": graph.path.stat().st_size / 1e6,
+        "runtime": timed[0]["runtime"],
         "size": f"{graph.spec.height}x{graph.spec.width}",
         "proof": proof,
         "miou": timed[0]["miou"],
@@ -42,7 +43,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    table = Table("model", "input", "graph MB", "agreement", "mIoU", "ms an image", "folder, images/s")
+    table = Table("model", "runtime", "input", "graph MB", "agreement", "mIoU", "ms an image", "folder, images/s")
     passed = True
     for name in models.names():
         console.print(f"{name}: export, proof, timing, {EXAMPLES.name} ...")
@@ -50,7 +51,7 @@ def main() -> None:
         passed &= found["proof"]["passed"]
         agreement = f"{found['proof']['stages'][-1]['agreement']:.4%}"
         numbers = [f"{found[key]:.{digits}f}" for key, digits in (("miou", 4), ("median_ms", 1), ("images_per_s", 1))]
-        table.add_row(name, found["size"], f"{found['size_mb']:.1f}", agreement, *numbers)
+        table.add_row(name, found["runtime"], found["size"], f"{found['size_mb']:.1f}", agreement, *numbers)
     console.print(table)
     console.print(f"Masks: {folder}/masks/MODEL. Photo and mask in one picture: {folder}/masks/MODEL-overlays.")
     console.print(f"Graphs and their proofs: {folder}/export.")
