@@ -4,8 +4,8 @@
 #   docker run --rm --gpus all -v "$PWD:/work" -v "$HOME/.config/segdeploy/key:/run/segdeploy-key:ro" segdeploy \
 #       build --model unet --engine trt:fp16
 #
-# The key is the host's, so that plans built here open there and the other way round; a fresh one is made by
-# `segdeploy build` outside, or with: head -c 32 /dev/urandom > key
+# The key is the host's, so that plans built here open there and the other way round. `segdeploy build` makes it on the
+# host, or: (umask 077; mkdir -p ~/.config/segdeploy; head -c 32 /dev/urandom > ~/.config/segdeploy/key)
 FROM nvcr.io/nvidia/tensorrt:25.10-py3
 
 WORKDIR /opt/segdeploy

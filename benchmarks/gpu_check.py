@@ -75,14 +75,15 @@ def _is_installed(name: str, device: str) -> bool:
 
 def tested(required: Sequence[str], mark: str) -> dict[str, Any]:
     """The tests, with a skip of what is required being a failure."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"ran": False, "reason": "pytest is not installed", "failed": None}
+    if absent := [name for name in ("pytest", *EXPORTING) if importlib.util.find_spec(name) is None]:
+        return {"ran": False, "reason": f"not installed: {', '.join(absent)}", "failed": None}
     command = [sys.executable, "-m", "pytest", "-q", "-m", mark, "-p", "no:cacheprovider", *map(str, TESTS)]
     settings = {**os.environ, "SEGDEPLOY_REQUIRE": ",".join(required), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     counts = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout)}
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
-    return {"ran": True, "failed": done.returncode not in {0, 5}, **counts, "lines": lines}
+    failed = done.returncode != 0 or not counts.get("passed")
+    return {"ran": True, "failed": failed, **counts, "lines": lines}
 
 
 def graphs(name: str, folder: Path | None, size: tuple[int, int]) -> dict[Precision, Artifact]:
@@ -214,23 +215,28 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
+def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The report, as it grows: what has been measured is kept whatever comes next."""
     device, mark = ("cpu", "not gpu and not slow") if given.rehearse else ("cuda", "gpu")
     size = (64, 96) if given.rehearse else pipeline.RANDOM_SIZE
     names, batches, runs = (["unet"], (1, 2), 2) if given.rehearse else (models.names(), BATCHES, given.runs)
     exporting = all(importlib.util.find_spec(package) for package in EXPORTING)
-    runtimes = found(device)
     report: dict[str, Any] = {"schema": SCHEMA, "made_at": artifact.now(), "rehearsal": given.rehearse}
-    report |= {"machine": machine.describe(), "gpu": _gpu(), "runtimes": runtimes}
-    report["tests"] = tested(list(runtimes), mark)
-    report["rows"] = []
+    report |= {"machine": machine.describe(), "gpu": _gpu(), "runtimes": found(device), "rows": [], "proofs": []}
+    # What is installed and cannot be used is in `runtimes`, with its obstacle; what can be used may skip no test.
+    usable = [name for name, facts in report["runtimes"].items() if facts["obstacle"] is None]
+    report["tests"] = tested(usable, mark)
+    yield report
     for name in names:
-        made = graphs(name, given.graphs, size) if exporting or given.graphs else {}
-        with opened(name, device, size, made) as listed:
-            report["rows"] += timed(name, listed, runs, batches)
+        try:
+            made = graphs(name, given.graphs, size) if exporting or given.graphs else {}
+            with opened(name, device, size, made) as listed:
+                report["rows"] += timed(name, listed, runs, batches)
+        except Exception as error:  # noqa: BLE001 - one network that does not fit must not cost the others
+            report["rows"].append({"network": name, "engine": "-", "error": " ".join(str(error).split())})
+        yield report
     report["proofs"] = proven(device) if exporting else []
-    report["seconds"] = time.monotonic() - given.started
-    return report
+    yield {**report, "seconds": time.monotonic() - given.started}
 
 
 def _gpu() -> dict[str, Any] | None:
@@ -258,12 +264,12 @@ def main() -> int:
         sys.stderr.write(f"Error: no runtime here can use a GPU: {obstacles or 'none is installed for one'}.\n")
         sys.stderr.write("Run it on a machine with an NVIDIA GPU, or try the script itself with --rehearse.\n")
         return ENVIRONMENT
+    name = "gpu_rehearsal" if given.rehearse else "gpu_check"
     with tempfile.TemporaryDirectory() as work:
         os.chdir(work)
-        report = measure(given)
-    name = "gpu_rehearsal" if given.rehearse else "gpu_check"
-    artifact.write_atomically(given.out / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())
-    artifact.write_atomically(given.out / f"{name}.md", table(report).encode())
+        for report in measure(given):
+            artifact.write_atomically(given.out / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())
+            artifact.write_atomically(given.out / f"{name}.md", table(report).encode())
     sys.stdout.write(table(report))
     sys.stdout.write(f"tests: {report['tests']}\nproofs: {report['proofs']}\n")
     if report["tests"]["failed"] or not all(proof["passed"] for proof in report["proofs"]):

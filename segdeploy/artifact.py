@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from segdeploy import onnx_file
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
@@ -168,6 +169,8 @@ def read(path: Path) -> Artifact:
             f"{path} is not the file its manifest describes (sha256 {found[:12]}, manifest {artifact.sha256[:12]}).",
             f"Make it again: segdeploy export --model {artifact.spec.model}",
         )
+    if artifact.kind == "graph":
+        onnx_file.require_contained(path)
     return artifact
 
 

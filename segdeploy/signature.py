@@ -4,6 +4,7 @@ The signature is an HMAC-SHA256 over the manifest's raw bytes; the manifest hold
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -112,12 +113,21 @@ def publish(plan: Artifact, data: bytes | None = None) -> None:
         files[plan.path] = data
     with contextlib.ExitStack() as stack:
         stack.enter_context(_locked(plan.path.parent, fcntl.LOCK_EX))
-        if data is None and artifact.sha256(plan.path) != plan.sha256:
-            raise InvalidFileError(f"{plan.path} was built again meanwhile.", "Run the command again.")
+        if data is None:
+            _require_same(plan, found)
         for path, content in files.items():
             if path.is_dir():
                 raise InvalidFileError(f"cannot write {path}: it is a folder.", "Remove it.")
             stack.enter_context(artifact.replacing(path)).write_bytes(content)
+
+
+def _require_same(plan: Artifact, found: bytes) -> None:
+    """What stands there is this plan, signed here, but for its proof: nothing else is to be signed again."""
+    manifest = _regular(artifact.manifest_path(plan.path), MANIFEST_BYTES)
+    before = artifact.described(plan.path, manifest)
+    is_same = dataclasses.replace(before, parity=plan.parity) == plan and artifact.sha256(plan.path) == plan.sha256
+    if not is_same or not _is_signed(plan.path, manifest, found):
+        raise InvalidFileError(f"{plan.path} was built again meanwhile, or changed.", "Run the command again.")
 
 
 def read_manifest(path: Path) -> Artifact:
@@ -158,20 +168,21 @@ def _require_admitted(path: Path, manifest: bytes) -> None:
     sha256 = hashlib.sha256(manifest).hexdigest()
     if sha256 in trusted():
         return
-    if key() is None:
+    if (found := key()) is None:
         raise _unsigned(path, "there is no key here to check its signature with", sha256)
-    if not _is_signed(path, manifest):
+    if not _is_signed(path, manifest, found):
         raise _unsigned(path, "its manifest was changed, or signed with another key", sha256)
 
 
 def is_signed(path: Path) -> bool:
     """Whether this user's own key signed the manifest, whatever list admits it."""
-    return key() is not None and _is_signed(path, _regular(artifact.manifest_path(path), MANIFEST_BYTES))
+    found = key()
+    return found is not None and _is_signed(path, _regular(artifact.manifest_path(path), MANIFEST_BYTES), found)
 
 
-def _is_signed(path: Path, manifest: bytes) -> bool:
+def _is_signed(path: Path, manifest: bytes, found: bytes) -> bool:
     signature = _regular(signature_path(path), SIGNATURE_BYTES)
-    return hmac.compare_digest(signature, hmac.digest(key() or b"", manifest, "sha256"))
+    return hmac.compare_digest(signature, hmac.digest(found, manifest, "sha256"))
 
 
 def _unsigned(path: Path, reason: str, sha256: str = "SHA256") -> InvalidFileError:

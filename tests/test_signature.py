@@ -274,7 +274,7 @@ def test_a_signed_manifest_that_is_none_of_ours_is_refused(
     plan: Artifact, refusal: Refusal, damage: dict[str, Any]
 ) -> None:
     """Its facts are looked at before the plan is."""
-    signature.publish(dataclasses.replace(plan, made_by={**plan.made_by, **damage}))
+    sign(plan.path, artifact.manifest(dataclasses.replace(plan, made_by={**plan.made_by, **damage})))
     refusal(plan)
 
 
@@ -301,6 +301,17 @@ def test_a_refusal_leaves_no_file_open(plan: Artifact, refusal: Refusal) -> None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_only_the_proof_of_a_signed_plan_is_signed_again(plan: Artifact) -> None:
+    """Whoever can write into the folder could else have a manifest signed that he put there meanwhile."""
+    signature.publish(dataclasses.replace(plan, parity={"passed": True}))
+    assert signature.read_manifest(plan.path).parity == {"passed": True}
+    with pytest.raises(InvalidFileError, match="or changed"):
+        signature.publish(dataclasses.replace(plan, made_by={**plan.made_by, "compute_capability": "12.0"}))
+    beside(plan.path, ".sig").write_bytes(bytes(32))
+    with pytest.raises(InvalidFileError, match="or changed"):
+        signature.publish(dataclasses.replace(plan, parity=None))
+
+
 @pytest.mark.usefixtures("home")
 def test_a_folder_in_place_of_a_signature_loses_nothing(tmp_path: Path) -> None:
     signature.make_key()
@@ -320,7 +331,7 @@ def test_a_plan_without_its_companions_is_refused(plan: Artifact, refusal: Refus
 @pytest.mark.parametrize("fact", ["runtime", "runtime_version", "system", "compute_capability"])
 @pytest.mark.parametrize("value", ["another", None])
 def test_a_plan_for_something_else_is_refused(plan: Artifact, refusal: Refusal, fact: str, value: str | None) -> None:
-    signature.publish(dataclasses.replace(plan, made_by={**plan.made_by, fact: value}))
+    sign(plan.path, artifact.manifest(dataclasses.replace(plan, made_by={**plan.made_by, fact: value})))
     assert f"was built for {fact.replace('_', ' ')} {value}; here it is" in refusal(plan).what
 
 
@@ -648,7 +659,7 @@ def test_a_plan_of_another_engine_is_refused(plan: Artifact, run: Run, engine: s
 
 def test_another_engine_under_the_name_of_this_one_is_refused(plan: Artifact, reached: list[object]) -> None:
     """All three files are valid; the name of the plan is what lies."""
-    signature.publish(dataclasses.replace(plan, precision=Precision.FP16))
+    sign(plan.path, artifact.manifest(dataclasses.replace(plan, precision=Precision.FP16)))
     with pytest.raises(InvalidFileError, match="is a plan of trt-rtx:fp16; trt-rtx:fp32 was asked for"):
         pipeline.open("unet", engine="trt-rtx:fp32")
     assert reached == []

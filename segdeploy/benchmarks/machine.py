@@ -15,6 +15,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-cu13",
     "tensorrt-rtx",
     "cuda-bindings",
     "pycuda",

@@ -47,8 +47,8 @@ def typed(trt: Trt, network: Trt) -> Typed:
     producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
     work: dict[str, int] = {}
     types: dict[str, Precision] = {}
+    kind = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
     for layer in layers:
-        kind = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
         if layer.type in kind:
             types[layer.name] = _computes_in(trt, layer, producers)
             transposed = layer.type == trt.LayerType.DECONVOLUTION

@@ -6,6 +6,7 @@ PyTorch and TensorRT share, and leave no context behind in the thread that calle
 
 import abc
 import contextlib
+import ctypes
 import dataclasses
 import importlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 
 Handle = Any  # whatever the package behind the seam gives
 
+FIRST_CALLS = ("cuInit", "cudaGetDevice", "cudaSetDevice")  # what fails here fails for want of a GPU
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
 
@@ -128,10 +130,21 @@ def failed(function: str, reason: str) -> MissingRuntimeError:
             f"the GPU has too little free memory ({function}: {reason}).",
             "End what else uses the GPU, or build with a smaller --max-batch.",
         )
+    what = "no NVIDIA GPU can be used here" if function in FIRST_CALLS else "the GPU failed"
     return MissingRuntimeError(
-        f"no NVIDIA GPU can be used here ({function}: {reason}).",
+        f"{what} ({function}: {reason}).",
         "Check nvidia-smi and the driver (580 or newer), or choose a runtime for the CPU: --engine ort:fp32.",
     )
+
+
+def has_gpu() -> bool:
+    """Whether the driver finds an NVIDIA GPU; asked of the driver itself, so that no package is needed."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
 
 
 def driver_version() -> str | None:

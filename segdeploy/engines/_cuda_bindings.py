@@ -32,8 +32,12 @@ class Bindings(Cuda):
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
+        before = self._call("cudaGetDevice")
         self._call("cudaSetDevice", 0)  # the runtime's context of a device is the primary one
-        yield
+        try:
+            yield
+        finally:
+            self._runtime.cudaSetDevice(before)
 
     def gpu(self) -> Gpu:
         facts = self._call("cudaGetDeviceProperties", 0)

@@ -1,7 +1,6 @@
 """A graph becomes a plan: one strongly typed path for TensorRT 10.13 to 11 and TensorRT-RTX."""
 
-import dataclasses
-import hashlib
+import functools
 import re
 import threading
 from collections.abc import Callable
@@ -18,14 +17,6 @@ Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are a
 
 POLL_S = 0.05
 PERCENT = 100
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Built:
-    """A serialized engine, and the sha256 of the timing cache it was built from."""
-
-    plan: bytes
-    timing_cache_sha256: str | None
 
 
 class Log:
@@ -45,12 +36,23 @@ class Log:
 
         self.logger = Logger()
 
+    def forget(self) -> None:
+        """What is said from now on is of another act."""
+        self.errors.clear()
+
     def reason(self) -> str:
         return self.errors[-1] if self.errors else "it does not say why"
 
 
+@functools.cache
+def log_of(trt: Trt) -> Log:
+    """One for the whole process: TensorRT keeps the first logger that it is given, whatever it is given later."""
+    return Log(trt)
+
+
 def parse(trt: Trt, builder: Trt, log: Log, graph: Path, data: bytes) -> Trt:
     """The graph as a strongly typed network. Raise InvalidFileError, with the layer's name, where it is refused."""
+    log.forget()
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, log.logger)
@@ -68,21 +70,8 @@ def _layer(error: Trt) -> str:
     return f"{error.node_name()} ({error.node_operator()})" if error.node_name() else "the graph"
 
 
-def build(  # noqa: PLR0917 - the pieces of one act
-    trt: Trt,
-    builder: Trt,
-    network: Trt,
-    log: Log,
-    spec: Spec,
-    options: BuildOptions,
-    *,
-    target: str | None,
-    watch: Watch,
-) -> Built:
-    """Compile a network; `target` is the compute capability where it is not the one of this GPU.
-
-    Ctrl-C ends it at the builder's next step.
-    """
+def configured(trt: Trt, builder: Trt, spec: Spec, options: BuildOptions, *, target: str | None) -> Trt:
+    """How to build; `target` is the compute capability where it is not the one of this GPU."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector cannot say what was delivered
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 was asked, not TensorFloat-32
@@ -95,16 +84,31 @@ def build(  # noqa: PLR0917 - the pieces of one act
     image = (spec.height, spec.width, 3)
     profile.set_shape("images", (1, *image), (options.opt_batch, *image), (options.max_batch, *image))
     config.add_optimization_profile(profile)
-    read = _use_timing_cache(trt, config, options) if options.timing_cache is not None else None
-    with watch(f"Building {spec.model}", PERCENT) as done:
+    return config
+
+
+def build(
+    trt: Trt,
+    builder: Trt,
+    network: Trt,
+    config: Trt,
+    options: BuildOptions,
+    *,
+    cache: Path | None,
+    title: str,
+    watch: Watch,
+) -> bytes:
+    """Compile a network into a plan; `cache` is the timing cache. Ctrl-C ends it at the builder's next step."""
+    if cache is not None:
+        _use_timing_cache(trt, config, cache, options)
+    with watch(f"Building {title}", PERCENT) as done:
         plan = _interruptible(trt, builder, network, config, done)
     if plan is None:
-        raise InvalidFileError(
-            f"{trt.__name__} {trt.__version__} cannot build {spec.model}: {log.reason()}", _remedy(options)
-        )
-    if options.timing_cache is not None and not options.pinned:
-        artifact.write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-    return Built(bytes(plan), read)
+        reason = log_of(trt).reason()
+        raise InvalidFileError(f"{trt.__name__} {trt.__version__} cannot build {title}: {reason}", _remedy(options))
+    if cache is not None and not options.pinned:
+        artifact.write_atomically(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
 
 
 def _remedy(options: BuildOptions) -> str:
@@ -113,9 +117,8 @@ def _remedy(options: BuildOptions) -> str:
     return "Give a smaller --max-batch or a larger --workspace, or export the graph again."
 
 
-def _use_timing_cache(trt: Trt, config: Trt, options: BuildOptions) -> str | None:
-    path = options.timing_cache
-    assert path is not None  # noqa: S101 - the caller asked
+def _use_timing_cache(trt: Trt, config: Trt, path: Path, options: BuildOptions) -> None:
+    """Start from what was measured before. A file that was not named and does not fit is begun anew."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -124,14 +127,20 @@ def _use_timing_cache(trt: Trt, config: Trt, options: BuildOptions) -> str | Non
         data = b""
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
-    cache = config.create_timing_cache(data)
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+    taken = _take_timing_cache(config, data)
+    if not taken and options.timing_cache is None:
+        taken = _take_timing_cache(config, b"")
+    if not taken:
         raise InvalidFileError(
             f"{path} is a timing cache of another version or another GPU.", "Give another --timing-cache, or none."
         )
     if options.pinned:
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
-    return hashlib.sha256(data).hexdigest() if data else None
+
+
+def _take_timing_cache(config: Trt, data: bytes) -> bool:
+    cache = config.create_timing_cache(data)
+    return cache is not None and bool(config.set_timing_cache(cache, ignore_mismatch=False))
 
 
 def _interruptible(
@@ -145,12 +154,15 @@ def _interruptible(
     monitor, progress = _monitor(trt, done)
     config.progress_monitor = monitor
     result: list[Any] = []
+    failure: list[BaseException] = []
     ended = threading.Event()  # not Thread.join: in Python 3.11, Ctrl-C in it marks a thread as ended that still runs
 
     def work() -> None:
         try:
             if not progress.cancelled:
                 result.append(builder.build_serialized_network(network, config))
+        except BaseException as error:  # noqa: BLE001 - raised again where the command waits
+            failure.append(error)
         finally:
             ended.set()
 
@@ -164,30 +176,36 @@ def _interruptible(
         if worker.ident is not None:  # else it has not begun, and will not
             ended.wait()
         raise
+    if failure:
+        raise failure[0]
     progress.finish()
     return result[0] if result else None
 
 
 class _Progress:
-    """The share of nested phases that is done, told in whole percent."""
+    """The share of nested phases that is done, told in whole percent, to whatever thread of the builder's tells."""
 
     def __init__(self, done: Callable[[], None]) -> None:
         self.cancelled = False
         self._done = done
+        self._turn = threading.Lock()
         self._told = 0
         self._phases: dict[str, list[int]] = {}  # name: steps done, steps in all; outermost first
 
     def start(self, name: str, steps: int) -> None:
-        self._phases[name] = [0, max(1, steps)]
+        with self._turn:
+            self._phases[name] = [0, max(1, steps)]
 
     def step(self, name: str) -> bool:
-        if name in self._phases:
-            self._phases[name][0] += 1
-            self._tell(self._share())
+        with self._turn:
+            if name in self._phases:
+                self._phases[name][0] += 1
+                self._tell(self._share())
         return not self.cancelled
 
     def end(self, name: str) -> None:
-        self._phases.pop(name, None)
+        with self._turn:
+            self._phases.pop(name, None)
 
     def finish(self) -> None:
         self._tell(1.0)

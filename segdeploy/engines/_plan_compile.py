@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdeploy import artifact, signature
+from segdeploy import artifact, onnx_file, signature
 from segdeploy._version import __version__
 from segdeploy._watch import Watch
 from segdeploy.artifact import Artifact
-from segdeploy.engines import _audit, _onnx_file, _plan_build
+from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._base import BuildOptions
 from segdeploy.engines._cuda import Gpu
-from segdeploy.engines._plan_build import Log, Trt
+from segdeploy.engines._plan_build import Log, Trt, log_of
 from segdeploy.errors import GateFailedError, InvalidFileError
 from segdeploy.spec import Precision, Spec
 
@@ -31,48 +31,53 @@ class Target:
 
 
 def compile_plan(
-    trt: Trt, graph: Artifact, folder: Path, options: BuildOptions, *, target: Target, watch: Watch
+    trt: Trt,
+    graph: Artifact,
+    folder: Path,
+    options: BuildOptions,
+    *,
+    target: Target,
+    cache: Path | None,
+    watch: Watch,
 ) -> Artifact:
     """Build a graph for a target and write the plan, signed.
 
     Raise GateFailedError, with nothing written, where the plan would compute wider than the graph asks.
     """
     signature.make_key()
-    data = _bytes_of(graph)
-    log = Log(trt)
+    data, origin = _bytes_of(graph), _origin(trt, graph, folder, target)
+    log = log_of(trt)
     builder = trt.Builder(log.logger)
     network = _plan_build.parse(trt, builder, log, graph.path, data)
     typed = _audit.typed(trt, network)
     asked = dict(graph.made_by.get("asked", {graph.precision.value: 1.0}))
     _require_typed(graph, asked, typed.shares())
     named = target.capability if target.named else None
-    built = _plan_build.build(trt, builder, network, log, graph.spec, options, target=named, watch=watch)
-    found = None if target.gpu is None else _inspected(trt, built.plan, log, graph.spec)
+    config = _plan_build.configured(trt, builder, graph.spec, options, target=named)
+    plan = _plan_build.build(trt, builder, network, config, options, cache=cache, title=graph.spec.model, watch=watch)
+    found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec)
     delivered = _audit.delivered(typed, graph.precision, found)
     path = artifact.plan_path(folder, graph.spec.model, target.runtime, graph.precision, target.capability)
     _require_delivered(path, graph.precision, delivered)
     facts = {"asked": asked, "typed": {"work": typed.shares(), "tensors": typed.layers}, **delivered}
-    plan = Artifact(
+    described = Artifact(
         path=path,
         kind="plan",
         precision=graph.precision,
         spec=graph.spec,
-        sha256=hashlib.sha256(built.plan).hexdigest(),
-        made_by={
-            "size": len(built.plan),
-            **_origin(trt, graph, folder, target),
-            "options": _described(options, built),
-            **facts,
-        },
+        sha256=hashlib.sha256(plan).hexdigest(),
+        made_by={"size": len(plan), **origin, "options": _described(options, cache), **facts},
         made_at=artifact.now(),
         form=graph.form,
     )
-    signature.publish(plan, built.plan)
-    return plan
+    signature.publish(described, plan)
+    return described
 
 
 def _origin(trt: Trt, graph: Artifact, folder: Path, target: Target) -> dict[str, Any]:
-    calibration = graph.made_by.get("calibration")
+    calibration, weights = graph.made_by.get("calibration"), graph.made_by.get("weights")
+    if not isinstance(weights, dict) or not {"kind", "sha256"} <= set(weights):
+        raise InvalidFileError(f"the manifest of {graph.path} names no weights.", "Export it again.")
     return {
         "command": "build",
         "version": __version__,
@@ -84,16 +89,16 @@ def _origin(trt: Trt, graph: Artifact, folder: Path, target: Target) -> dict[str
         "driver": None if target.gpu is None else target.gpu.driver,
         "cuda": None if target.gpu is None else target.gpu.cuda,
         "graph": {"path": os.path.relpath(graph.path, folder), "sha256": graph.sha256},
-        "weights": {fact: graph.made_by["weights"][fact] for fact in ("kind", "sha256")},
+        "weights": {fact: weights[fact] for fact in ("kind", "sha256")},
         "calibration_sha256": None if calibration is None else artifact.digest(calibration),
     }
 
 
-def _described(options: BuildOptions, built: _plan_build.Built) -> dict[str, Any]:
-    """The options, so that the plan can be built again; the timing cache by what was in it, too."""
-    path = options.timing_cache
-    fields = {**dataclasses.asdict(options), "timing_cache": None if path is None else str(path)}
-    return {**fields, "timing_cache_sha256": built.timing_cache_sha256}
+def _described(options: BuildOptions, cache: Path | None) -> dict[str, Any]:
+    """The options as they were given, so that the plan can be built again, and the timing cache that was used."""
+    given = None if options.timing_cache is None else str(options.timing_cache)
+    used = artifact.sha256(cache) if cache is not None and cache.is_file() else None
+    return {**dataclasses.asdict(options), "timing_cache": given, "timing_cache_sha256": used}
 
 
 def system() -> str:
@@ -101,8 +106,8 @@ def system() -> str:
 
 
 def _bytes_of(graph: Artifact) -> bytes:
-    _onnx_file.require_contained(graph.path)
     data = graph.path.read_bytes()
+    onnx_file.require_contained(graph.path, data)
     if hashlib.sha256(data).hexdigest() != graph.sha256:
         raise InvalidFileError(f"{graph.path} changed while it was read.", "Run the command again.")
     return data
@@ -122,6 +127,8 @@ def _inspected(trt: Trt, plan: bytes, log: Log, spec: Spec) -> dict[str, Precisi
     if engine is None:
         raise InvalidFileError(f"the plan that was just built does not load: {log.reason()}", "Build it again.")
     inspector, context = engine.create_engine_inspector(), engine.create_execution_context()
+    if context is None:
+        raise InvalidFileError(f"the plan that was just built does not start: {log.reason()}", "Free device memory.")
     context.set_input_shape("images", (1, spec.height, spec.width, 3))  # TensorRT 10 says no types of open shapes
     inspector.execution_context = context
     return _audit.inspected(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

@@ -1,7 +1,9 @@
 """A plan at work: two slots of memory, copies and compute on streams of their own, whole networks launched at once."""
 
+import dataclasses
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +15,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import Precision, Spec
 
 SLOTS = 2
+CAPTURED_RUN = 2  # of a batch size in a slot: the first has shown that it comes
 MOST_GRAPHS = 8  # batch sizes; each graph holds device memory
 
 
@@ -25,6 +28,14 @@ class _Pending:
         self.result: ClassMaps | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """A captured network, and the context whose state it holds."""
+
+    graph: Any
+    context: Any
+
+
 class _Slot:
     """The memory of one batch in flight, on both sides, and the events that order its three steps."""
 
@@ -34,7 +45,7 @@ class _Slot:
         self.class_maps = cuda.pinned(sizes[1]).reshape(class_maps)
         self.images_at, self.class_maps_at = (cuda.allocate(size) for size in sizes)
         self.arrived, self.computed, self.returned = cuda.event(), cuda.event(), cuda.event()
-        self.graphs: dict[int, Any] = {}
+        self.graphs: dict[int, _Kept | None] = {}  # None: it cannot be captured
         self.runs: dict[int, int] = {}
         self.pending: _Pending | None = None
 
@@ -42,8 +53,9 @@ class _Slot:
 class PlanEngine(Engine):
     """TensorRT and TensorRT-RTX. Two threads that call `classify` at once overlap; more wait their turn.
 
-    All device and pinned memory is taken here, at the start. A batch size that comes again is launched as a CUDA graph
-    from its third time on.
+    All memory of batches is taken here, at the start. `new_context` gives an execution context of the plan; with
+    `captures`, a batch size that comes again is launched as a CUDA graph from its third time on, each graph with a
+    context of its own: TensorRT changes what a graph holds when its context is given another shape.
     """
 
     runtime: ClassVar[str]
@@ -51,23 +63,22 @@ class PlanEngine(Engine):
 
     def __init__(
         self,
-        engine: Any,  # noqa: ANN401 - TensorRT's
+        new_context: Callable[[], Any],
         cuda: Cuda,
         spec: Spec,
         *,
         runtime: str,
         max_batch: int,
         delivered: Precision | None,
-        cuda_graphs: bool,
+        captures: bool,
     ) -> None:
         super().__init__(spec, device="cuda", delivered=delivered)
         self.runtime = runtime  # type: ignore[misc] # one class serves two runtimes
         self.max_batch = max_batch
-        self._cuda_graphs = cuda_graphs
-        self._engine, self._cuda = engine, cuda
+        self._new_context, self._captures, self._cuda = new_context, captures, cuda
         self._turn = threading.Condition()
         with cuda.active():
-            self._context = engine.create_execution_context()
+            self._context = new_context()
             if self._context is None:
                 raise InvalidFileError(f"{runtime} cannot run {spec.model}.", "Free device memory, or build it again.")
             self._upload, self._compute, self._download = cuda.stream(), cuda.stream(), cuda.stream()
@@ -85,9 +96,9 @@ class PlanEngine(Engine):
             )
         with self._turn, self._cuda.active():
             slot = self._next_slot()
-            slot.pending = _Pending(slot, len(batch))
-            np.copyto(slot.images[: len(batch)], batch)
             try:
+                slot.pending = _Pending(slot, len(batch))
+                np.copyto(slot.images[: len(batch)], batch)
                 self._start(slot, len(batch))
             except BaseException:
                 self._give_back(slot)
@@ -125,25 +136,30 @@ class PlanEngine(Engine):
 
     def _launch(self, slot: _Slot, count: int) -> None:
         """Put the network into the compute stream; its second run of a size is captured after it has run as it is."""
-        if slot.graphs.get(count) is not None:
-            self._cuda.launch(slot.graphs[count], self._compute)
+        if (kept := slot.graphs.get(count)) is not None:
+            self._cuda.launch(kept.graph, self._compute)
             return
-        self._context.set_input_shape("images", (count, *slot.images.shape[1:]))
-        self._context.set_tensor_address("images", slot.images_at)
-        self._context.set_tensor_address(self.spec.output, slot.class_maps_at)
-        if not self._enqueue():
-            raise InvalidFileError(f"{self.runtime} failed on a batch of {count}.", "Build the engine again.")
         slot.runs[count] = slot.runs.get(count, 0) + 1
-        if slot.runs[count] > 1 and count not in slot.graphs and self._may_capture(slot):
-            slot.graphs[count] = self._cuda.capture(self._compute, self._enqueue)
+        capturing = self._captures and slot.runs[count] == CAPTURED_RUN and len(slot.graphs) < MOST_GRAPHS
+        context = (self._new_context() if capturing else None) or self._context
+        self._prepare(context, slot, count)
+        if not self._enqueue(context):
+            raise InvalidFileError(f"{self.runtime} failed on a batch of {count}.", "Build the engine again.")
+        if context is not self._context:
+            graph = self._cuda.capture(self._compute, lambda: self._enqueue(context))
+            slot.graphs[count] = None if graph is None else _Kept(graph, context)
 
-    def _may_capture(self, slot: _Slot) -> bool:
-        capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX compiles at first use
-        stream = self._cuda.address_of(self._compute)
-        return self._cuda_graphs and len(slot.graphs) < MOST_GRAPHS and (capturable is None or capturable(stream))
+    def _prepare(self, context: Any, slot: _Slot, count: int) -> None:  # noqa: ANN401 - TensorRT's
+        taken = [
+            context.set_input_shape("images", (count, *slot.images.shape[1:])),
+            context.set_tensor_address("images", slot.images_at),
+            context.set_tensor_address(self.spec.output, slot.class_maps_at),
+        ]
+        if not all(taken):
+            raise InvalidFileError(f"{self.runtime} does not take a batch of {count}.", "Build the engine again.")
 
-    def _enqueue(self) -> bool:
-        return bool(self._context.execute_async_v3(self._cuda.address_of(self._compute)))
+    def _enqueue(self, context: Any) -> bool:  # noqa: ANN401 - TensorRT's
+        return bool(context.execute_async_v3(self._cuda.address_of(self._compute)))
 
     def _returned(self, slot: _Slot, count: int) -> NDArray[np.uint8]:
         self._cuda.synchronize(slot.returned)
@@ -151,6 +167,7 @@ class PlanEngine(Engine):
 
     def _collect(self, pending: Any, out: ClassMaps | None) -> ClassMaps:  # noqa: ANN401
         with self._turn:
+            self._require_open()
             if pending.result is not None:
                 return super()._collect(pending.result, out)
             self._busy.remove(pending.slot)  # ours alone now, so that others may go on while we wait
@@ -195,5 +212,5 @@ class PlanEngine(Engine):
             finally:
                 self._busy.clear()
                 self._free.clear()
-                del self._context, self._engine  # before the memory and the streams they use
+                del self._context, self._new_context  # before the memory and the streams they use
                 self._cuda.close()

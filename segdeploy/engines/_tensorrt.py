@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import operator
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +30,8 @@ FORM = "signed"
 class Flavour:
     """One of the two: the module it is imported as, the extra that brings it, and its habits.
 
-    `cross`: it builds for GPUs that are not here. `has_timing_cache`: it keeps what it measured.
+    `cross`: it builds for GPUs that are not here. `has_timing_cache`: it keeps what it measured. `captures_itself`: its
+    runtime launches whole networks as CUDA graphs, and again where it has compiled better kernels meanwhile.
     """
 
     runtime: str
@@ -37,6 +39,7 @@ class Flavour:
     extra: str
     cross: bool
     has_timing_cache: bool
+    captures_itself: bool
 
     def import_runtime(self) -> ModuleType:
         try:
@@ -89,8 +92,8 @@ class Flavour:
         trt, capability = self.import_runtime(), self.capability(options)
         self._require_buildable(graph)
         target = Target(self.runtime, capability, named=self.cross, gpu=_gpu_of(capability))
-        options = self._with_timing_cache(options, target.gpu)
-        return compile_plan(trt, graph, folder, options, target=target, watch=watch)
+        cache = self._timing_cache(options, target.gpu)
+        return compile_plan(trt, graph, folder, options, target=target, cache=cache, watch=watch)
 
     def _require_buildable(self, graph: Artifact) -> None:
         if graph.form not in {None, FORM}:
@@ -111,12 +114,31 @@ class Flavour:
         if options.pinned and options.timing_cache is None:
             raise InvalidRequestError("--pin-timing-cache pins a file.", "Name it with --timing-cache FILE.")
 
-    def _with_timing_cache(self, options: BuildOptions, gpu: Gpu | None) -> BuildOptions:
+    def _timing_cache(self, options: BuildOptions, gpu: Gpu | None) -> Path | None:
+        """The file that was named, else the one of this version, GPU and driver."""
         if options.timing_cache is not None or not self.has_timing_cache or gpu is None:
-            return options
+            return options.timing_cache
         version = self.import_runtime().__version__
         name = _plan_build.file_name(self.runtime, version, gpu.name, gpu.compute_capability, gpu.driver, gpu.cuda)
-        return dataclasses.replace(options, timing_cache=artifact.cache_folder() / "timing" / name)
+        return artifact.cache_folder() / "timing" / name
+
+    def _contexts(self, trt: Trt, engine: Trt, cuda: Cuda, *, cuda_graphs: bool) -> Callable[[], Trt]:
+        """What makes execution contexts. Where there are several they share their memory: one runs at a time."""
+        if self.captures_itself:
+            config = engine.create_runtime_config()
+            strategy = trt.CudaGraphStrategy
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategy.DISABLED
+            return lambda: engine.create_execution_context(config)
+        size = max(1, engine.device_memory_size_v2)
+        address = cuda.allocate(size)
+
+        def new_context() -> Trt:
+            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            if context is not None:
+                context.set_device_memory(address, size)
+            return context
+
+        return new_context
 
     def open(self, compiled: Artifact, *, device: str, options: RunOptions = RUN) -> PlanEngine:
         """Open a plan, once its manifest, its bytes, this runtime and this GPU are what they must be."""
@@ -130,14 +152,16 @@ class Flavour:
         cuda = _cuda.connect(options.cuda)
         try:
             engine = _deserialized(trt, plan, data, cuda)
+            with cuda.active():
+                new_context = self._contexts(trt, engine, cuda, cuda_graphs=options.cuda_graphs)
             return PlanEngine(
-                engine,
+                new_context,
                 cuda,
                 plan.spec,
                 runtime=self.runtime,
                 max_batch=max_batch,
                 delivered=delivered,
-                cuda_graphs=options.cuda_graphs,
+                captures=options.cuda_graphs and not self.captures_itself,
             )
         except BaseException:
             cuda.close()
@@ -147,7 +171,7 @@ class Flavour:
 def _deserialized(trt: Trt, plan: Artifact, data: bytes, cuda: Cuda) -> Trt:
     with cuda.active():
         _require_made_for(plan, "compute_capability", cuda.gpu().compute_capability)
-        log = _plan_build.Log(trt)
+        log = _plan_build.log_of(trt)
         engine = trt.Runtime(log.logger).deserialize_cuda_engine(data)
     if engine is None:
         raise InvalidFileError(f"{plan.made_by['runtime']} cannot load {plan.path}: {log.reason()}", _rebuild(plan))

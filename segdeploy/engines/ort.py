@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from segdeploy import onnx_file
 from segdeploy.artifact import Artifact
+from segdeploy.engines import _cuda
 from segdeploy.engines._base import (
     RUN,
     ClassMaps,
@@ -123,6 +125,8 @@ def open(  # noqa: A001 - the name every engine module has
         raise _no_cuda(f"this build of ONNX Runtime knows {', '.join(ort.get_available_providers())}")
     if device == "cuda":
         ort.preload_dlls()
+    if graph is None:
+        onnx_file.require_contained(artifact.path)
     try:
         session = ort.InferenceSession(
             graph or str(artifact.path),
@@ -187,9 +191,9 @@ def import_runtime() -> ModuleType:
 
 
 def devices() -> list[str]:
-    """What the installed build was made for; whether CUDA really loads, only a session tells."""
+    """What the installed build was made for and this machine has; whether CUDA really loads, only a session tells."""
     available = import_runtime().get_available_providers()
-    return [device for device in DEVICES if PROVIDERS[device][0] in available]
+    return [device for device in DEVICES if PROVIDERS[device][0] in available and (device == "cpu" or _cuda.has_gpu())]
 
 
 def _settings(ort: Any, threads: int | None, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy

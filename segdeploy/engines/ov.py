@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from segdeploy import artifact as artifacts
+from segdeploy import onnx_file
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
@@ -50,16 +51,20 @@ class OvEngine(Engine):
         The binding of OpenVINO 2026.4 fills tables at a first call; two first calls at once wait for one another.
         """
         if size not in self._compiled:
-            self._compiled[size] = self._compile(size)
-            self._idle[size] = [self._compiled[size].create_infer_request()]
-            self._idle[size][0].infer([np.zeros((size or 1, self.spec.height, self.spec.width, 3), np.uint8)])
+            compiled = self._compile(size)
+            with _failing(size):
+                request = compiled.create_infer_request()
+                request.infer([np.zeros((size or 1, self.spec.height, self.spec.width, 3), np.uint8)])
+            self._compiled[size], self._idle[size] = compiled, [request]
         return self._compiled[size]
 
     def _submit(self, batch: Images) -> tuple[int | None, Any]:
         with self._lock:
+            self._require_open()
             size = len(batch) if len(batch) in self._compiled or len(self._compiled) < MOST_SIZES else None
             compiled = self._for(size)
-            request = self._idle[size].pop() if self._idle[size] else compiled.create_infer_request()
+            with _failing(size):
+                request = self._idle[size].pop() if self._idle[size] else compiled.create_infer_request()
         with _failing(len(batch)):
             request.start_async([batch])  # copies the batch
         return size, request
@@ -75,20 +80,23 @@ class OvEngine(Engine):
             return super()._collect(found if found.dtype == np.uint8 else found.argmax(axis=1).astype(np.uint8), out)
         finally:
             with self._lock:
-                self._idle[size].append(request)
+                self._idle.setdefault(size, []).append(request)
 
     def _release(self) -> None:
-        del self._idle, self._compiled, self._compile
+        with self._lock:
+            self._compiled.clear()
+            self._idle.clear()
 
 
 def open(  # noqa: A001 - the name every engine module has
     artifact: Artifact, *, device: str, options: RunOptions = RUN
 ) -> OvEngine:
-    """With `options.threads` of one call, the cores that remain serve other calls; else the hint decides."""
+    """The hint decides over cores and streams; for latency, with threads of one call, the other cores serve others."""
     ov = import_runtime()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
     remedy = f"Export it again: segdeploy export --model {artifact.spec.model}"
+    onnx_file.require_contained(artifact.path)
     core = ov.Core()
     with _refused(f"OpenVINO cannot open {artifact.path}", remedy):
         model = core.read_model(str(artifact.path))
@@ -152,7 +160,7 @@ def _settings(options: RunOptions) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "f32",  # of what the graph leaves in float: bf16 was not asked for
         "INFERENCE_NUM_THREADS": cores,
     }
-    if options.threads:
+    if options.threads and options.hint == "latency":
         return {**settings, "NUM_STREAMS": max(1, cores // options.threads)}
     return {**settings, "PERFORMANCE_HINT": options.hint.upper()}
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import random
 import threading
+import types
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -222,21 +223,25 @@ class FakeCuda(Cuda):
 
 
 class FakeNetwork:
-    """An engine of TensorRT's and its only context: the sum of a pixel's colours, modulo seven, or what `draws` gives.
+    """An engine of TensorRT's: the sum of a pixel's colours, modulo seven, or what `draws` gives.
 
-    `answers`: what the next runs say of themselves; True once there is nothing left.
+    `answers`: what the next runs say of themselves; True once there is nothing left. `contexts`: all that were made.
     """
 
     draws: Callable[[Bytes], Bytes] | None = None
+    device_memory_size_v2 = 64
 
     def __init__(self, cuda: FakeCuda, margin: int = 0, information: str = "{}") -> None:
         self.answers: deque[bool | Exception] = deque()
-        self.shapes: list[tuple[int, ...]] = []
-        self._cuda, self._margin, self._information = cuda, margin, information
-        self._at: dict[str, int] = {}
+        self.contexts: list[FakeContext] = []
+        self.cuda, self._margin, self._information = cuda, margin, information
 
-    def create_execution_context(self) -> Any:  # noqa: ANN401 - as TensorRT's binding
-        return self
+    def create_runtime_config(self) -> Any:  # noqa: ANN401 - as TensorRT-RTX's binding
+        return types.SimpleNamespace(cuda_graph_strategy=None)
+
+    def create_execution_context(self, how: object = None) -> Any:  # noqa: ANN401 - as TensorRT's binding
+        self.contexts.append(FakeContext(self, how))
+        return self.contexts[-1]
 
     def create_engine_inspector(self) -> Any:  # noqa: ANN401 - as TensorRT's binding
         return self
@@ -244,26 +249,50 @@ class FakeNetwork:
     def get_engine_information(self, _form: object) -> str:
         return self._information
 
+    def class_maps(self, batch: Bytes) -> Bytes:
+        return self.draws(batch) if self.draws else expected(batch, self._margin)
+
+
+class FakeContext:
+    """What a captured graph holds of a context is gone once that is given another shape, as TensorRT says."""
+
+    def __init__(self, network: FakeNetwork, how: object) -> None:
+        self.how = how
+        self.memory: tuple[int, int] | None = None
+        self._network = network
+        self._shape: tuple[int, ...] = ()
+        self._at: dict[str, int] = {}
+        self._changes = 0
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.memory = address, size
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "images"
-        self.shapes.append(shape)
+        self._changes += shape != self._shape
+        self._shape = shape
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        self._changes += self._at.get(name) != address
         self._at[name] = address
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        answer = self.answers.popleft() if self.answers else True
+        network = self._network
+        answer = network.answers.popleft() if network.answers else True
         if isinstance(answer, Exception):
             raise answer
-        shape, images, class_map = self.shapes[-1], self._at["images"], self._at["class_map"]
+        into = network.cuda.stream_at(stream)
+        captured = None if into.captured is None else self._changes
+        shape, images, class_map = self._shape, self._at["images"], self._at["class_map"]
 
         def compute() -> None:
-            batch = self._cuda.at(images)[: int(np.prod(shape))].reshape(shape)
-            class_maps = (self.draws(batch) if self.draws else expected(batch, self._margin)).reshape(-1)
-            self._cuda.at(class_map)[: class_maps.size] = class_maps
+            assert captured in {None, self._changes}, "a graph is launched whose context has changed"
+            batch = network.cuda.at(images)[: int(np.prod(shape))].reshape(shape)
+            class_maps = network.class_maps(batch).reshape(-1)
+            network.cuda.at(class_map)[: class_maps.size] = class_maps
 
         if answer:
-            self._cuda.put(self._cuda.stream_at(stream), Step("network", compute))
+            network.cuda.put(into, Step("network", compute))
         return answer

@@ -228,8 +228,17 @@ def test_everything_that_was_handed_out_is_freed_memory_last(fake_runtime: FakeR
     del fake_runtime.calls[:]
     cuda.close()
     assert not fake_runtime.alive
-    order = [call for call in dict.fromkeys(fake_runtime.calls) if call != "cudaSetDevice"]
+    order = [call for call in dict.fromkeys(fake_runtime.calls) if call not in {"cudaGetDevice", "cudaSetDevice"}]
     assert order == ["cudaGraphExecDestroy", "cudaEventDestroy", "cudaStreamDestroy", "cudaFreeHost", "cudaFree"]
+
+
+def test_the_device_of_the_thread_is_left_as_it_was(fake_runtime: FakeRuntime) -> None:
+    """PyTorch, in the same thread, may use another."""
+    cuda = _cuda.connect("cuda-bindings")
+    del fake_runtime.calls[:]
+    with pytest.raises(ZeroDivisionError), cuda.active():
+        raise ZeroDivisionError
+    assert fake_runtime.calls == ["cudaGetDevice", "cudaSetDevice", "cudaSetDevice"]
 
 
 def test_pinned_memory_is_an_array_over_what_was_given(fake_runtime: FakeRuntime) -> None:

@@ -22,7 +22,7 @@ from fake_gpu import FakeCuda, FakeNetwork, expected
 
 from segdeploy import artifact, models, signature
 from segdeploy.artifact import Artifact
-from segdeploy.engines import BuildOptions, _cuda, _plan_build, trt_rtx
+from segdeploy.engines import BuildOptions, RunOptions, _cuda, _plan_build, trt_rtx
 from segdeploy.engines._tensorrt import Flavour
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.export import half, quantize
@@ -33,7 +33,7 @@ from segdeploy.spec import Precision
 WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
 ADA = BuildOptions(compute_capability="8.9")
 # It behaves as TensorRT proper does, as far as this can be seen without a GPU.
-HERE = Flavour("trt", "tensorrt_rtx", "tensorrt", cross=False, has_timing_cache=True)
+HERE = Flavour("trt", "tensorrt_rtx", "tensorrt", cross=False, has_timing_cache=True, captures_itself=False)
 # TensorRT-RTX takes and gives timing caches, and says each time that they hold nothing.
 NO_CACHE = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
@@ -116,11 +116,14 @@ class Recording:
 
 def configured(graph: Artifact, options: BuildOptions, *, target: str | None = "8.9") -> dict[str, Any]:
     """What the builder was told for a graph."""
-    log = _plan_build.Log(tensorrt_rtx)
+    log = _plan_build.log_of(tensorrt_rtx)
     builder = Recording(tensorrt_rtx.Builder(log.logger))
     network = _plan_build.parse(tensorrt_rtx, builder, log, graph.path, graph.path.read_bytes())
-    built = _plan_build.build(tensorrt_rtx, builder, network, log, graph.spec, options, target=target, watch=Watching())
-    assert len(built.plan) > 1000
+    config = _plan_build.configured(tensorrt_rtx, builder, graph.spec, options, target=target)
+    plan = _plan_build.build(
+        tensorrt_rtx, builder, network, config, options, cache=None, title="unet", watch=Watching()
+    )
+    assert len(plan) > 1000
     return builder.made
 
 
@@ -332,11 +335,10 @@ def test_the_timing_cache_is_kept_for_this_version_gpu_and_driver(gpu: Artifact,
     _, told = timed(gpu, tmp_path)
     kept = tmp_path / "cache" / "segdeploy" / "timing" / "trt-1.7.1.116-Fake_RTX_1-8.9-590.1-13.0.cache"
     assert kept.name.startswith(f"trt-{tensorrt_rtx.__version__}-")
-    assert told["timing_cache"] == str(kept)
-    assert told["timing_cache_sha256"] is None  # there was none to read
-    first = artifact.sha256(kept)
-    _, told = timed(gpu, tmp_path)
-    assert told["timing_cache_sha256"] == first
+    assert told["timing_cache"] is None, "nobody named it: another version must not be held to it"
+    assert told["timing_cache_sha256"] == artifact.sha256(kept)
+    kept.write_bytes(b"of another version")
+    timed(gpu, tmp_path)
 
 
 @NO_CACHE
@@ -375,9 +377,26 @@ def test_a_timing_cache_that_the_builder_refuses_is_refused(tmp_path: Path) -> N
     named = tmp_path / "own.cache"
     named.write_bytes(b"of another version")
     with pytest.raises(InvalidFileError, match="another version or another GPU") as error:
-        _plan_build._use_timing_cache(tensorrt_rtx, refusing, BuildOptions(timing_cache=named))  # noqa: SLF001
+        _plan_build._use_timing_cache(  # noqa: SLF001 - what TensorRT-RTX never says
+            tensorrt_rtx, refusing, named, BuildOptions(timing_cache=named)
+        )
     assert "--timing-cache" in error.value.remedy
     assert named.read_bytes() == b"of another version"
+
+
+def test_a_timing_cache_that_nobody_named_is_begun_anew_where_it_does_not_fit(tmp_path: Path) -> None:
+    """A damaged file in a cache folder must not keep anybody from building."""
+    offered: list[bytes] = []
+
+    def taken(cache: bytes, *, ignore_mismatch: bool) -> bool:
+        offered.append(cache)
+        return not ignore_mismatch and cache == b""
+
+    particular = types.SimpleNamespace(create_timing_cache=lambda data: data, set_timing_cache=taken)
+    kept = tmp_path / "own.cache"
+    kept.write_bytes(b"of another version")
+    _plan_build._use_timing_cache(tensorrt_rtx, particular, kept, BuildOptions())  # noqa: SLF001 - as above
+    assert offered == [b"of another version", b""]
 
 
 @NO_CACHE
@@ -396,6 +415,29 @@ def test_a_plan_is_opened_where_it_was_built_for(
 
 
 @NO_CACHE
+@pytest.mark.parametrize("graphs_wanted", [True, False])
+def test_tensorrt_rtx_captures_by_itself_and_tensorrt_shares_one_memory(
+    gpu: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, graphs_wanted: bool
+) -> None:
+    rtx = trt_rtx._flavour  # noqa: SLF001 - what it is
+    batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    for flavour, plan in [(flavour, flavour.compile(gpu, tmp_path)) for flavour in (HERE, rtx)]:
+        network = FakeNetwork(FakeCuda())
+        cuda = loading(monkeypatch, network=network)
+        with flavour.open(plan, device="cuda", options=RunOptions(cuda_graphs=graphs_wanted)) as engine:
+            for _ in range(8):
+                np.testing.assert_array_equal(engine.classify(batch), expected(batch))
+        strategy = tensorrt_rtx.CudaGraphStrategy
+        if flavour is rtx:
+            wanted = strategy.WHOLE_GRAPH_CAPTURE if graphs_wanted else strategy.DISABLED
+            assert [context.how.cuda_graph_strategy for context in network.contexts] == [wanted]  # type: ignore[attr-defined]
+            assert cuda.count["capture"] == 0
+        else:
+            assert len({context.memory for context in network.contexts}) == 1
+            assert len(network.contexts) == (3 if graphs_wanted else 1)
+
+
+@NO_CACHE
 @pytest.mark.parametrize("wrong", ["capability", "version", "bytes", "context"])
 def test_a_plan_that_cannot_run_here_is_refused_and_leaves_no_memory(
     gpu: Artifact, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -406,18 +448,26 @@ def test_a_plan_that_cannot_run_here_is_refused_and_leaves_no_memory(
     if wrong == "version":
         monkeypatch.setattr(tensorrt_rtx, "__version__", "99.0")
     if wrong == "context":
-        monkeypatch.setattr(FakeNetwork, "create_execution_context", lambda _network: None)
+        monkeypatch.setattr(FakeNetwork, "create_execution_context", lambda *_: None)
     with pytest.raises(InvalidFileError, match=said):
         HERE.open(plan, device="cuda")
     assert cuda.closed == (wrong != "version")  # which is seen before the GPU is asked for
     assert not cuda.alive
 
 
-def loading(monkeypatch: pytest.MonkeyPatch, capability: str = "8.9", *, loads: bool = True) -> FakeCuda:
+def loading(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str = "8.9",
+    *,
+    loads: bool = True,
+    network: FakeNetwork | None = None,
+) -> FakeCuda:
     """A GPU that runs what it loads."""
     cuda = FakeCuda(capability=capability)
+    network = network or FakeNetwork(cuda)
+    network.cuda = cuda
     monkeypatch.setattr(_cuda, "connect", lambda _name=None: cuda)
-    runtime = types.SimpleNamespace(deserialize_cuda_engine=lambda _plan: FakeNetwork(cuda) if loads else None)
+    runtime = types.SimpleNamespace(deserialize_cuda_engine=lambda _plan: network if loads else None)
     monkeypatch.setattr(tensorrt_rtx, "Runtime", lambda _logger: runtime)
     return cuda
 

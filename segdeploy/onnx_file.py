@@ -3,6 +3,7 @@
 A walk over the protobuf itself, for a machine that only runs engines has no onnx package.
 """
 
+import contextlib
 import mmap
 import stat
 from collections.abc import Iterator, Mapping
@@ -22,14 +23,19 @@ LEADS: dict[str, Fields] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 EXTERNAL_DATA = 13
+MOST_FIELDS = 2**29
+Content = bytes | mmap.mmap
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
-def require_contained(path: Path) -> None:
-    """Raise InvalidFileError where a graph reads anything but regular files beside it, within their sizes."""
+def require_contained(path: Path, data: bytes | None = None) -> None:
+    """Raise InvalidFileError where a graph reads anything but regular files beside it, within their sizes.
+
+    `data`: what was read from `path`, where that is what counts. What lies in other files no sha256 covers.
+    """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for entries in _external(data, 0, len(data), "model"):
+        with _mapped(path) if data is None else contextlib.nullcontext(data) as content:
+            for entries in _external(content, 0, len(content), "model"):
                 _require_beside(path, entries)
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
@@ -37,30 +43,40 @@ def require_contained(path: Path) -> None:
         raise InvalidFileError(f"{path} is no ONNX file: {error}.", "Export it again with segdeploy export.") from error
 
 
-def _external(data: mmap.mmap, start: int, end: int, message: str) -> Iterator[dict[str, str]]:
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield content
+
+
+def _external(data: Content, start: int, end: int, message: str) -> Iterator[dict[str, str]]:
     """The external_data entries (location, offset, length) of every tensor in a message."""
     entries: dict[str, str] = {}
     for field, kind, first, last in _fields(data, start, end):
         if message == "tensor":
             if field == EXTERNAL_DATA and kind == LENGTH:
-                entries.update([_entry(data, first, last)])
+                key, value = _entry(data, first, last)
+                if entries.setdefault(key, value) != value:
+                    raise ValueError(f"a tensor has two values for {key!r}")
         elif kind == LENGTH and field in LEADS[message]:
             yield from _external(data, first, last, LEADS[message][field])
     if entries:
         yield entries
 
 
-def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+def _entry(data: Content, start: int, end: int) -> tuple[str, str]:
     texts = {
         field: data[first:last].decode() for field, kind, first, last in _fields(data, start, end) if kind == LENGTH
     }
     return texts.get(1, ""), texts.get(2, "")
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: Content, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Number, kind, and where the value lies, of each field of a message."""
     while start < end:
         tag, start = _varint(data, start, end)
+        if not 0 < tag >> 3 < MOST_FIELDS:  # runtimes drop the bits above, and would see another field
+            raise ValueError(f"there is no field {tag >> 3}")
         kind = tag & 7
         first = start
         if kind == VARINT:
@@ -77,7 +93,7 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
         yield tag >> 3, kind, first, start
 
 
-def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+def _varint(data: Content, start: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if start >= end:

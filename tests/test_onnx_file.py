@@ -11,8 +11,8 @@ from conftest import Run, photographs
 from onnx import TensorProto, helper, numpy_helper
 
 from segdeploy import artifact
-from segdeploy.engines._onnx_file import require_contained
 from segdeploy.errors import InvalidFileError
+from segdeploy.onnx_file import require_contained
 
 FUZZED = 3000
 
@@ -150,6 +150,25 @@ def test_depth_without_bottom_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes([7 << 3 | 2]) + varint(len(inner)) + inner)
     with pytest.raises(InvalidFileError, match="is no ONNX file"):
         require_contained(path)
+
+
+def test_a_field_that_only_others_would_see_is_refused(tmp_path: Path) -> None:
+    """Protobuf's own reader drops what a tag has above 32 bits: this is external_data to it, and nothing to a walk."""
+    entry = bytes([1 << 3 | 2, 8]) + b"location" + bytes([2 << 3 | 2, 9]) + b"../secret"
+    tensor = b"\xea\x80\x80\x80\x10" + varint(len(entry)) + entry
+    graph = bytes([5 << 3 | 2]) + varint(len(tensor)) + tensor
+    path = tmp_path / "hidden.onnx"
+    path.write_bytes(bytes([7 << 3 | 2]) + varint(len(graph)) + graph)
+    with pytest.raises(InvalidFileError, match="is no ONNX file: there is no field"):
+        require_contained(path)
+
+
+def test_two_places_for_one_tensor_are_refused(tmp_path: Path) -> None:
+    """One reader takes the first, another the last."""
+    tensor = outside("w.bin")
+    tensor.external_data.add(key="location", value="../w.bin")
+    with pytest.raises(InvalidFileError, match="two values for 'location'"):
+        require_contained(written(tmp_path, model(tensor)))
 
 
 def varint(value: int) -> bytes:
