@@ -1,14 +1,14 @@
 """Measure the engines against the tools people would use instead; writes benchmarks/engines_NAME.json and .md.
 
-    python benchmarks/engines.py throughput [--network NAME] [--rounds 4] [--work DIR]
-    python benchmarks/engines.py image-to-mask [--network NAME] [--rounds 6] [--work DIR]
+    python benchmarks/engines.py throughput [--network NAME] [--precision int8] [--rounds 4] [--work DIR]
+    python benchmarks/engines.py image-to-mask [--network NAME] [--precision int8] [--rounds 6] [--work DIR]
 
 The four networks at full size (360x480, 21 classes, untrained), batch 1 and 8, fp32 and int8. `throughput`: images a
 second of `ov` with several batches in flight (`submit`, `collect`) and of OpenVINO's benchmark_app on the same graph.
 `image-to-mask`: from image file to encoded mask, `ov` and `ort` against plain ONNX Runtime on the logits with NumPy and
 Pillow (peers/onnxruntime_numpy.py); its int8 is `quantize_static` as it comes. Every competitor is a process of its
-own; they take turns, round by round, and ratios are taken within a round. With --network, only that one is measured
-anew, and the rows of the others stay. Graphs are made in DIR.
+own; they take turns, round by round, and ratios are taken within a round. With --network and --precision, only
+those are measured anew, and the other rows stay. Graphs are made in DIR.
 """
 
 import argparse
@@ -92,11 +92,11 @@ def compared(found: Mapping[str, list[float]], reference: str) -> dict[str, Any]
     }
 
 
-def throughput(names: Sequence[str], rounds: int) -> dict[str, Any]:
+def throughput(names: Sequence[str], precisions: Sequence[Precision], rounds: int) -> dict[str, Any]:
     rows = []
     for name in names:
         graphs = full_size(name)
-        for precision, batch in itertools.product(PRECISIONS, BATCHES):
+        for precision, batch in itertools.product(precisions, BATCHES):
             graph = graphs[precision]
             with competitor(HERE / "engines.py", "keep-busy", graph.path, str(batch)) as ours:
                 seconds = max(SHORTEST_S, round(BATCHES_A_ROUND * 2 * batch / ours("2")))
@@ -125,12 +125,12 @@ def keep_busy(graph: Path, batch: int) -> None:
             print(count * batch / (time.perf_counter() - started), flush=True)
 
 
-def image_to_mask(names: Sequence[str], rounds: int) -> dict[str, Any]:
+def image_to_mask(names: Sequence[str], precisions: Sequence[Precision], rounds: int) -> dict[str, Any]:
     rows = []
     files = [str(path) for path in photographs()]
     for name in names:
         graphs, plain = full_size(name), logits(name)
-        for precision, batch in itertools.product(PRECISIONS, BATCHES):
+        for precision, batch in itertools.product(precisions, BATCHES):
             graph, some = graphs[precision], files[:batch]
             size = (str(graph.spec.height), str(graph.spec.width))
             with (
@@ -196,12 +196,12 @@ def _row(name: str, precision: Precision, batch: int, found: Mapping[str, Any], 
 
 
 def _others(path: Path, report: Mapping[str, Any]) -> list[Any]:
-    """What was measured before of the networks that were not measured now, on the same machine and packages."""
+    """What was measured before and was not measured now, on the same machine with the same packages."""
     if not path.is_file():
         return []
     before = json.loads(path.read_bytes())
-    measured = {row["network"] for row in report["rows"]}
-    return [row for row in before["rows"] if before["machine"] == report["machine"] and row["network"] not in measured]
+    measured = {_place(row) for row in report["rows"]}
+    return [row for row in before["rows"] if before["machine"] == report["machine"] and _place(row) not in measured]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:
@@ -239,13 +239,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["throughput", "image-to-mask"])
     parser.add_argument("--network", choices=models.names(), action="append")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append", type=Precision)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--work", type=Path, default=Path("build/engines"))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     os.chdir(given.work)
     measure, rounds = {"throughput": (throughput, 4), "image-to-mask": (image_to_mask, 6)}[given.what]
-    found = measure(given.network or models.names(), given.rounds or rounds)
+    found = measure(given.network or models.names(), given.precision or PRECISIONS, given.rounds or rounds)
     command = shlex.join(["python", "benchmarks/engines.py", given.what])
     report = {"schema": SCHEMA, "name": given.what, "command": command, "machine": machine.describe(), **found}
     name = f"engines_{given.what.replace('-', '_')}"
