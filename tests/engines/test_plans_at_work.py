@@ -25,6 +25,7 @@ Draws = Callable[[np.ndarray], np.ndarray]
 @pytest.fixture
 def gpu(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Draws:
     """A GPU of compute capability 8.9; whatever plan it is given, it draws what the graph at hand draws."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(workspace / "config"))  # a key and a list that end with the test
     photographs(workspace, "photos/a.png", "photos/b.png", "photos/c.png")
     path = workspace / "export/unet.fp32.onnx"
     opened: dict[str, Engine] = {}
