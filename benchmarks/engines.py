@@ -116,7 +116,8 @@ def keep_busy(graph: Path, batch: int) -> None:
         for line in sys.stdin:
             started = time.perf_counter()
             waiting, count = deque([engine.submit(pictures) for _ in range(engine.in_flight)]), engine.in_flight
-            while time.perf_counter() - started < float(line):
+            streams = max(1, engine.in_flight - 1)
+            while time.perf_counter() - started < float(line) or count % streams:  # no stream ends alone
                 engine.collect(waiting.popleft(), out)
                 waiting.append(engine.submit(pictures))
                 count += 1
