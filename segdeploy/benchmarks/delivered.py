@@ -11,7 +11,6 @@ from segdeploy.spec import Precision
 if TYPE_CHECKING:
     import onnx
 
-ENOUGH = 0.9  # of the narrow work, for the engine to be called narrow
 # Instructions that multiply bytes: with them an int8 graph has no reason to run in float32.
 BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
@@ -57,7 +56,7 @@ def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
     )
     total = sum(work[layer] for layer in narrow)
     share = 1 - sum(work[layer] for layer in wider) / total if total else 0.0
-    kind = file.precision if share >= ENOUGH else Precision.FP32
+    kind = file.precision if share >= engines.ENOUGH else Precision.FP32
     return {"delivered": kind, "delivered_share": share, "wider": wider}
 
 

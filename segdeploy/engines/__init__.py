@@ -7,6 +7,7 @@ from typing import cast
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import (
     BUILD,
+    ENOUGH,
     RUN,
     BuildOptions,
     CompilingModule,
@@ -24,6 +25,7 @@ REFERENCE = "ort"  # what proofs run in, and what runs where nothing else does
 
 __all__ = [
     "BUILD",
+    "ENOUGH",
     "REFERENCE",
     "RUN",
     "BuildOptions",

@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from segdeploy.engines._plan_build import Trt
 from segdeploy.spec import Precision
 
-Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
-
-TOLERATED = 0.1
-ENOUGH = 0.9  # of the narrow work, for an engine to be called narrow
+TOLERATED = 0.1  # what ENOUGH leaves, which floating point would not give
 COPIES = {"Constant", "NoOp", "Reformat"}  # carry the marks of the layer they serve
-NARROW = (Precision.INT8, Precision.FP16)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from segdeploy.spec import Precision, Spec
 
 Images = NDArray[np.uint8]
 ClassMaps = NDArray[np.uint8]
-
+ENOUGH = 0.9  # of the narrow work, for an engine to be called narrow
 
 Hint = Literal["latency", "throughput"]
 

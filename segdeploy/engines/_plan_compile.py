@@ -13,7 +13,7 @@ from segdeploy._version import __version__
 from segdeploy._watch import Watch
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _plan_build
-from segdeploy.engines._base import BuildOptions
+from segdeploy.engines._base import ENOUGH, BuildOptions
 from segdeploy.engines._cuda import Gpu
 from segdeploy.engines._plan_build import Log, Trt, log_of
 from segdeploy.errors import GateFailedError, InvalidFileError
@@ -115,7 +115,7 @@ def _bytes_of(graph: Artifact) -> bytes:
 
 def _require_typed(graph: Artifact, asked: Mapping[str, float], typed: Mapping[str, float]) -> None:
     wanted, found = asked.get(graph.precision, 0.0), typed.get(graph.precision, 0.0)
-    if found < _audit.ENOUGH * wanted:
+    if found < ENOUGH * wanted:
         raise GateFailedError(
             f"{graph.path} asks for {wanted:.1%} of its work in {graph.precision}; the parsed network has {found:.1%}.",
             f"Export it again: segdeploy export --model {graph.spec.model} --precision {graph.precision}",

@@ -174,10 +174,7 @@ class PlanEngine(Engine):
         try:
             with self._cuda.active():
                 returned = self._returned(pending.slot, pending.count)
-                if out is None:
-                    return returned.copy()
-                np.copyto(out, returned)
-                return out
+                return super()._collect(returned.copy() if out is None else returned, out)
         finally:
             with self._turn:
                 self._give_back(pending.slot)

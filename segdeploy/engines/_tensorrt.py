@@ -63,7 +63,10 @@ class Flavour:
         Raise InvalidRequestError where the options cannot be met.
         """
         self._require_sensible(options)
-        trt, asked = self.import_runtime(), options.compute_capability or self._capability_here()
+        trt, asked = self.import_runtime(), options.compute_capability
+        here = None if self.cross and asked is not None else self._capability_here()
+        if asked is None:
+            asked = str(here)
         if not re.fullmatch(r"\d{1,2}\.\d", asked):
             raise InvalidRequestError(f"{asked!r} is no compute capability.", "Give one such as 8.9.")
         if self.cross and asked not in _known(trt):
@@ -71,7 +74,7 @@ class Flavour:
                 f"{self.module} {trt.__version__} builds nothing for compute capability {asked}.",
                 f"Choose one of {', '.join(_known(trt))}.",
             )
-        if not self.cross and asked != (here := gpu_here().compute_capability):
+        if not self.cross and asked != here:
             raise InvalidRequestError(
                 f"{self.runtime} builds for the GPU it runs on ({here}), not for {asked}.",
                 "Build on such a GPU, or with trt-rtx.",
