@@ -140,6 +140,60 @@ def test_a_plane_of_one_class_has_no_boundary() -> None:
     assert metrics.boundary_band(np.zeros((1, 1), np.uint8)).tolist() == [[False]]
 
 
+def rim(inside: np.ndarray[Any, np.dtype[np.bool_]]) -> list[tuple[int, int]]:
+    """The pixels of a region with a neighbour, across an edge, that is not of it."""
+    H, W = inside.shape
+    steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
+    return [
+        (row, column)
+        for row, column in np.argwhere(inside).tolist()
+        if any(
+            0 <= row + down < H and 0 <= column + right < W and not inside[row + down, column + right]
+            for down, right in steps
+        )
+    ]
+
+
+def hit_share(of: list[tuple[int, int]], near: list[tuple[int, int]], width: int) -> float:
+    return float(np.mean([any(abs(a - c) + abs(b - d) <= width for c, d in near) for a, b in of]))
+
+
+@quick
+@given(pair=maps(2), width=st.integers(0, 3))
+def test_boundary_f1_is_precision_and_recall_of_boundary_pixels(pair: list[ClassMap], width: int) -> None:
+    """By brute force: class by class, and the mean over those with a boundary in either map."""
+    scores = []
+    for each in range(CLASSES):
+        reference, candidate = (rim(plane == each) for plane in pair)
+        if not reference and not candidate:
+            continue
+        if not reference or not candidate:
+            scores.append(0.0)
+            continue
+        precision, recall = hit_share(candidate, reference, width), hit_share(reference, candidate, width)
+        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
+    expected = np.mean(scores) if scores else None
+    assert metrics.boundary_f1(*pair, width=width) == (None if expected is None else pytest.approx(expected))
+
+
+def test_boundary_f1_forgives_three_pixels_and_no_more() -> None:
+    """A border that moved by four is missed by both sides; by three, it is met."""
+    planes = [np.zeros((6, 24), np.uint8) for _ in range(3)]
+    for plane, start in zip(planes, (8, 11, 12), strict=True):
+        plane[:, start:] = 1
+    assert metrics.boundary_f1(planes[0], planes[0]) == 1
+    assert metrics.boundary_f1(planes[0], planes[1]) == 1
+    assert metrics.boundary_f1(planes[0], planes[2]) == 0
+
+
+def test_boundary_f1_of_an_object_that_was_missed_is_that_of_its_class() -> None:
+    """Nothing of it is found, nor of the hole in the ground around it."""
+    plane = np.zeros((9, 9), np.uint8)
+    plane[4:6, 4:6] = 1
+    assert metrics.boundary_f1(plane, np.zeros_like(plane)) == 0
+    assert metrics.boundary_f1(np.zeros_like(plane), np.ones_like(plane)) is None
+
+
 def test_a_share_is_of_pixels_and_not_of_images() -> None:
     hits = [np.ones((1, 3), bool), np.array([[False]])]
     assert metrics.share(hits) == 0.75

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segdeploy import checkpoint, models, pipeline
 from segdeploy.benchmarks import parity
+from segdeploy.dataset import Picture
 from segdeploy.engines import Engine, pytorch
 from segdeploy.models import _blocks
 from segdeploy.models._blocks import Network
@@ -33,19 +34,19 @@ def make(name: str) -> tuple[Network, Spec]:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[parity.Picture]:
+def pictures() -> list[Picture]:
     """Three small real pictures with their truths."""
     names = (EXAMPLES / "val.txt").read_text(encoding="utf-8").split()[:3]
-    return [parity.Picture(EXAMPLES / "images" / name, EXAMPLES / "masks" / name) for name in names]
+    return [Picture(EXAMPLES / "images" / name, EXAMPLES / "masks" / name) for name in names]
 
 
-def prove(network: Network, spec: Spec, engine: Engine | None, pictures: list[parity.Picture]) -> dict[str, Any]:
+def prove(network: Network, spec: Spec, engine: Engine | None, pictures: list[Picture]) -> dict[str, Any]:
     stages = [parity.Stage("engine", engine, reason=None if engine else "no GPU here")]
     return parity.prove(parity.Reference(network, spec), stages, pictures, done=lambda: None)
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_the_same_network_is_proven(name: str, pictures: list[parity.Picture]) -> None:
+def test_the_same_network_is_proven(name: str, pictures: list[Picture]) -> None:
     network, spec = make(name)
     report = prove(network, spec, Candidate(copy.deepcopy(network), spec), pictures)
     stage = report["stages"][0]
@@ -72,7 +73,7 @@ def twice_the_scale(network: Network) -> None:
 
 @pytest.mark.parametrize("name", models.names())
 @pytest.mark.parametrize("fault", [bgr, twice_the_scale])
-def test_another_network_is_not_proven(name: str, fault: Any, pictures: list[parity.Picture]) -> None:  # noqa: ANN401
+def test_another_network_is_not_proven(name: str, fault: Any, pictures: list[Picture]) -> None:  # noqa: ANN401
     """Faults that export tools ship: swapped channels, a wrong scale."""
     network, spec = make(name)
     broken = copy.deepcopy(network)
@@ -84,14 +85,14 @@ def test_another_network_is_not_proven(name: str, fault: Any, pictures: list[par
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_a_wrong_mean_is_not_proven(name: str, pictures: list[parity.Picture]) -> None:
+def test_a_wrong_mean_is_not_proven(name: str, pictures: list[Picture]) -> None:
     network, spec = make(name)
     shifted = dataclasses.replace(spec, mean=(0.5, 0.5, 0.5))
     assert not prove(network, spec, Candidate(copy.deepcopy(network), shifted), pictures)["passed"]
 
 
 @pytest.mark.parametrize("name", ["pspnet", "deeplabv3"])
-def test_the_other_align_corners_is_not_proven(name: str, pictures: list[parity.Picture]) -> None:
+def test_the_other_align_corners_is_not_proven(name: str, pictures: list[Picture]) -> None:
     network, spec = make(name)
     other = copy.deepcopy(network)
     other.align_corners = not network.align_corners  # type: ignore[assignment]
@@ -99,7 +100,7 @@ def test_the_other_align_corners_is_not_proven(name: str, pictures: list[parity.
 
 
 def test_an_equality_mask_in_place_of_unpooling_is_not_proven(
-    pictures: list[parity.Picture], monkeypatch: pytest.MonkeyPatch
+    pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`x == upsample(max)` repeats a value wherever it ties; quantised pictures tie a lot."""
     network, spec = make("segnet")
@@ -120,7 +121,7 @@ def test_an_equality_mask_in_place_of_unpooling_is_not_proven(
     assert not prove(network, spec, Unpooled(quantised, spec), pictures)["passed"]
 
 
-def test_a_stage_that_cannot_run_here_is_null_with_its_reason(pictures: list[parity.Picture]) -> None:
+def test_a_stage_that_cannot_run_here_is_null_with_its_reason(pictures: list[Picture]) -> None:
     """`passed` speaks of the stages that ran."""
     network, spec = make("unet")
     report = prove(network, spec, None, pictures)
@@ -129,9 +130,9 @@ def test_a_stage_that_cannot_run_here_is_null_with_its_reason(pictures: list[par
     assert report["passed"]
 
 
-def test_without_truth_the_change_of_miou_is_null(pictures: list[parity.Picture]) -> None:
+def test_without_truth_the_change_of_miou_is_null(pictures: list[Picture]) -> None:
     network, spec = make("unet")
-    unlabelled = [parity.Picture(picture.image, None) for picture in pictures]
+    unlabelled = [Picture(picture.image, None) for picture in pictures]
     report = prove(network, spec, Candidate(copy.deepcopy(network), spec), unlabelled)
     assert report["stages"][0]["miou_change"] is None
 
@@ -176,7 +177,7 @@ def test_pool_ties_reach_as_far_as_the_decoder_sees() -> None:
     assert reference.pool_ties(flat).shape == (spec.height, spec.width)
 
 
-def test_agreement_is_said_for_the_boundary_and_for_the_interior(pictures: list[parity.Picture]) -> None:
+def test_agreement_is_said_for_the_boundary_and_for_the_interior(pictures: list[Picture]) -> None:
     network, spec = make("unet")
     broken = copy.deepcopy(network)
     twice_the_scale(broken)
@@ -185,3 +186,92 @@ def test_agreement_is_said_for_the_boundary_and_for_the_interior(pictures: list[
     assert stage["differing_pixels"] == pytest.approx(differing * stage["pixels"])
     assert 0 <= stage["boundary_agreement"] <= 1
     assert 0 <= stage["interior_agreement"] <= 1
+
+
+# The certificate
+
+
+def faulty_stage(pictures: list[Picture], name: str = "unet") -> dict[str, Any]:
+    network, spec = make(name)
+    broken = copy.deepcopy(network)
+    twice_the_scale(broken)
+    stage: dict[str, Any] = prove(network, spec, Candidate(broken, spec), pictures)["stages"][0]
+    return stage
+
+
+def test_the_worst_images_are_named_with_what_differs(pictures: list[Picture]) -> None:
+    """The most differing pixels first; they add up, for there are fewer images than are named at most."""
+    stage = faulty_stage(pictures)
+    worst = stage["worst_images"]
+    assert {each["image"] for each in worst} == {picture.image.name for picture in pictures}
+    counts = [each["differing_pixels"] for each in worst]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == stage["differing_pixels"]
+    assert all(0 <= each["boundary_share"] <= 1 for each in worst)
+    assert worst[0]["boundary_share"] > 0
+    for each in worst:
+        assert each["agreement"] == pytest.approx(1 - each["differing_pixels"] * len(pictures) / stage["pixels"])
+
+
+def test_at_most_ten_images_are_named_and_none_that_agrees(pictures: list[Picture]) -> None:
+    network, spec = make("unet")
+    assert prove(network, spec, Candidate(copy.deepcopy(network), spec), pictures)["stages"][0]["worst_images"] == []
+    assert len(faulty_stage(pictures * 5)["worst_images"]) == parity.MOST_WORST
+
+
+def test_every_class_has_its_agreement_with_pytorch(pictures: list[Picture]) -> None:
+    """IoU of the stage's masks with PyTorch's, truth or none; null for a class that neither draws."""
+    network, spec = make("unet")
+    same = prove(network, spec, Candidate(copy.deepcopy(network), spec), pictures)["stages"][0]
+    assert same["class_agreement"] == {"background": 1.0, "nucleus": 1.0}
+    assert same["boundary_f1"] == 1.0
+    shifted = dataclasses.replace(spec, mean=(0.5, 0.5, 0.5))
+    other = prove(network, spec, Candidate(copy.deepcopy(network), shifted), pictures)["stages"][0]
+    assert 0 < other["class_agreement"]["nucleus"] < other["class_agreement"]["background"] < 1
+    assert 0 < other["boundary_f1"] < 1
+    wide = dataclasses.replace(spec, classes=(*spec.classes, "third"), colours=(*spec.colours, (1, 2, 3)))
+    report = prove(network, wide, Candidate(copy.deepcopy(network), wide), pictures[:1])
+    assert report["stages"][0]["class_agreement"]["third"] is None
+
+
+def found(**changes: float | None) -> dict[str, Any]:
+    """What a stage that differs nowhere has found."""
+    shares = {"agreement": 1.0, "decided_agreement": 1.0, "near_ties": 0.0, "pool_ties": 0.0, "unexplained": 0.0}
+    return {**shares, "miou_change": None, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes,reason",
+    [
+        ({"agreement": 0.9998}, "only 99.9800% of the pixels agree, 99.9900% are asked for"),
+        ({"near_ties": 0.011}, "near-ties in PyTorch itself, above 1.0000%"),
+        ({"pool_ties": 0.00003}, "moved with a pooling tie, above 0.00200%"),
+        ({"unexplained": 1e-6}, "0.00010% of the pixels differ and are no near-tie"),
+        ({"miou_change": -0.06}, "0.060 points of mIoU are lost, above 0.05"),
+    ],
+)
+def test_each_limit_of_float32_is_held(changes: dict[str, float], reason: str) -> None:
+    assert parity.Limits().broken(found()) is None
+    assert parity.Limits().broken(found(miou_change=0.5)) is None, "a gain is no loss"
+    assert reason in (parity.Limits().broken(found(**changes)) or "")
+
+
+def test_limits_that_were_asked_for_take_the_place_of_the_precisions_own(pictures: list[Picture]) -> None:
+    """A narrow chain's float32 graph stays as exact as it has to be, whatever the narrow one may lose."""
+    wide, narrow = parity.Stage("fp32 graph", None), parity.Stage("graph", None, parity.NarrowLimits(0.98, 0.5))
+    asked = parity.Asked(min_agreement=0.9, max_drop=2.0, max_unexplained=0.01)
+    assert [stage.limits for stage in asked.applied([wide, narrow])] == [
+        parity.Limits(max_unexplained=0.01),
+        parity.NarrowLimits(0.9, 2.0),
+    ]
+    assert asked.applied([wide])[0].limits == parity.Limits(min_agreement=0.9, max_drop=2.0, max_unexplained=0.01)
+    assert parity.Asked().applied([wide, narrow]) == [wide, narrow]
+    network, spec = make("unet")
+    broken = copy.deepcopy(network)
+    twice_the_scale(broken)
+    stages = parity.Asked(min_agreement=0, max_drop=100, max_unexplained=1).applied(
+        [parity.Stage("engine", Candidate(broken, spec))]
+    )
+    report = parity.prove(parity.Reference(network, spec), stages, pictures, done=lambda: None)
+    assert report["passed"]
+    assert (report["schema"], report["limits"]["max_unexplained"], report["limits"]["min_agreement"]) == (2, 1, 0)
