@@ -7,17 +7,20 @@ It runs from a checkout, installs nothing and reaches no network: whatever this 
 least. (1) It looks which runtimes are installed for a GPU. (2) It runs the tests marked `gpu`, in which nothing that
 was found may be skipped. (3) It proves and times them: PyTorch eager in fp32, torch.compile in fp16, ONNX Runtime on
 CUDA, every TensorRT that loads, by events on the device, from memory, and from image file to mask, in one interleaved
-run. Graphs are exported where onnx and onnxscript are installed, else taken from DIR, the `export/` of another machine.
-`--rehearse` does all this on the CPU with one small network, to try the script itself; its numbers mean nothing. Exit
-code 4 where a test or a proof failed, 3 where there is no GPU, no pytest, or neither NumPy nor Pillow.
+run, and after it trtexec where there is one. Graphs are exported where onnx and onnxscript are installed, else taken
+from DIR, the `export/` of another machine. `--rehearse` does all this on the CPU with one small network, to try the
+script itself; its numbers mean nothing. Exit code 4 where a test or a proof failed, 3 where there is no GPU, no pytest,
+or neither NumPy nor Pillow.
 """
 
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,6 +50,7 @@ SCHEMA = 1
 TESTS = [ROOT / "tests" / "engines" / "test_contract.py"]
 EXPORTING = ("torch", "onnx", "onnxscript", "safetensors")
 BATCHES = (1, 8)
+TRTEXEC_S = 5
 
 
 def found(device: str) -> dict[str, dict[str, Any]]:
@@ -172,13 +176,26 @@ def timed(name: str, listed: dict[str, Any], runs: int, batches: Sequence[int]) 
             labels += [(label, "host"), (label, "image_to_mask")]
             if (device_ms := engine.device_ms(stacked, runs=runs)) is not None:
                 rows.append(_row(name, label, "device", batch, device_ms))
-        samples = latency.interleaved(tasks, runs=runs, done=lambda: None)
+        samples = latency.interleaved(tasks, latency.Effort(runs=runs))
         rows += [_row(name, *label, batch, kept) for label, kept in zip(labels, samples, strict=True)]
     return rows
 
 
 def _row(name: str, label: str, level: str, batch: int, ms: Sequence[float]) -> dict[str, Any]:
     return {"network": name, "engine": label, "level": level, "batch": batch, **latency.summary(ms, batch=batch)}
+
+
+def trtexec(name: str, made: dict[Precision, Artifact], batches: Sequence[int]) -> list[dict[str, Any]]:
+    """The same graphs in TensorRT's own program, after the others."""
+    rows = []
+    for (precision, graph), batch in itertools.product(made.items(), batches):
+        place = [str(number) for number in (batch, graph.spec.height, graph.spec.width, TRTEXEC_S)]
+        command: list[str | Path] = [sys.executable, HERE / "peers" / "trtexec.py", graph.path, *place]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        median, p99, images_per_s = (float(number) for number in done.stdout.split())
+        facts = {"network": name, "engine": f"trtexec {precision}", "level": "device", "batch": batch}
+        rows.append({**facts, "latency_ms": {"median": median, "p99": p99}, "images_per_s": images_per_s})
+    return rows
 
 
 def photographs(count: int) -> list[Path]:
@@ -232,6 +249,7 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             made = graphs(name, given.graphs, size) if exporting or given.graphs else {}
             with opened(name, device, size, made) as listed:
                 report["rows"] += timed(name, listed, runs, batches)
+            report["rows"] += trtexec(name, made, batches) if shutil.which("trtexec") else []
         except Exception as error:  # noqa: BLE001 - one network that does not fit must not cost the others
             report["rows"].append({"network": name, "engine": "-", "error": " ".join(str(error).split())})
         yield report

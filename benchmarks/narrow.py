@@ -12,6 +12,7 @@ calibrating the full-size U-Net at 512x1024 with 10 and with 50 images. Graphs a
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -47,7 +48,7 @@ LARGE = (512, 1024)
 
 def speed(runs: int) -> dict[str, Any]:
     """Best and median milliseconds of each engine, and shares of the int8 peak of the same run."""
-    tasks: list[Callable[[], object]] = []
+    tasks: list[latency.Task] = []
     labels: list[tuple[str, str, float]] = []
     for name in models.names():
         graphs = full_size(name)
@@ -63,9 +64,9 @@ def speed(runs: int) -> dict[str, Any]:
         model, giga = chain(channels)
         x = np.random.default_rng(0).integers(0, 256, (1, channels, *PEAK_SIZE), dtype=np.uint8)
         for engine, run in (("ort", _in_ort(model)), ("ov", _in_ov(model))):
-            tasks.append(lambda run=run, x=x: run(x))  # type: ignore[misc] # bound now
+            tasks.append(latency.timed(functools.partial(run, x)))
             labels.append((f"chain of {channels}", engine, giga))
-    samples = latency.interleaved([_quiet(task) for task in tasks], runs=runs, done=lambda: None)
+    samples = latency.interleaved(tasks, latency.Effort(runs=runs))
     rows = [
         {
             "network": network,
@@ -78,10 +79,6 @@ def speed(runs: int) -> dict[str, Any]:
         for (network, engine, giga), kept in zip(labels, samples, strict=True)
     ]
     return {"runs": runs, "rows": rows}
-
-
-def _quiet(task: Callable[[], object]) -> Callable[[], None]:
-    return lambda: (task(), None)[1]
 
 
 def chain(channels: int) -> tuple[onnx.ModelProto, float]:

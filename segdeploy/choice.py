@@ -120,8 +120,8 @@ def _timed(files: Mapping[str, Artifact], watch: Watch) -> dict[str, float]:
         noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         batch = images.prepared(noise, spec)[None]
         tasks = [latency.host(engine, batch) for engine in opened.values()]
-        with watch("Choosing the runtime", RUNS * len(tasks)) as done:
-            samples = latency.interleaved(tasks, runs=RUNS, done=done)
+        with watch("Choosing the runtime", latency.WHOLE) as percent:
+            samples = latency.interleaved(tasks, latency.Effort(runs=RUNS), percent=percent)
     finally:
         for engine in opened.values():
             engine.close()

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,9 @@ EXIT_INTERRUPTED = 130
 EXIT_DEFECT = 1
 EXIT_ENVIRONMENT = 3
 FILE_WIDTH = 200
+PROFILED_LINES = 10
+MOST_NAMED = 3  # classes and images in a line; the JSON has all
+LONGEST_NAME = 24
 
 
 def main() -> NoReturn:
@@ -87,6 +91,7 @@ def cli() -> None:
       segdeploy build --model unet --engine trt:fp16
                                                   compile a plan for an NVIDIA GPU, signed
       segdeploy bench --engine fp32               time it, with percentiles
+      segdeploy report unet.json                  one page that says which engine to ship
       segdeploy infer ./images                    masks for a folder of photographs
     """  # noqa: D301 - a raw string would not hold click's mark
 
@@ -477,6 +482,26 @@ def trust(*, sha256: str | None, revoke: bool, as_json: bool) -> None:
 @_engine
 @_running
 @click.option("--data", type=_folder, help="Folder with images/, and masks/ for mIoU. Default: the packaged images.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Pixels that must agree with PyTorch. Default: 0.9999 (fp32), or the budget the graph was made in.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="mIoU that may be lost, with labels. Default: 0.05 (fp32), or the budget the graph was made in.",
+)
+@click.option(
+    "--max-unexplained",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Of fp32: pixels that may differ where PyTorch is sure. Default: 0.",
+)
+@click.option("--bisect", is_flag=True, help="Find the first layer that departs, on a copy of the graph.")
+@click.option("--require-engine", is_flag=True, help="Exit 3 where the engine cannot run on this machine.")
 @_json
 def parity(
     *,
@@ -486,19 +511,32 @@ def parity(
     cuda: str | None,
     cuda_graphs: bool,
     data: Path | None,
+    bisect: bool,
+    require_engine: bool,
     as_json: bool,
+    **limits: float | None,
 ) -> None:
     """Compare PyTorch, graph and engine pixel by pixel; exit 4 where they draw different masks."""
     from segdeploy import pipeline
 
-    options = _run_options(cuda, cuda_graphs=cuda_graphs)
-    report = pipeline.parity(model, engine=engine, device=device, options=options, data=data, watch=_watch)
-    _print(report, as_json=as_json, table=lambda: _parity_table(report), lines=[_parity_line(report)])
+    report = pipeline.parity(
+        model,
+        engine=engine,
+        device=device,
+        options=_run_options(cuda, cuda_graphs=cuda_graphs),
+        data=data,
+        limits=limits,
+        bisect=bisect,
+        require_engine=require_engine,
+        watch=_watch,
+    )
+    lines = [*_parity_details(report), _parity_line(report)]
+    _print(report, as_json=as_json, table=lambda: _parity_table(report), lines=lines)
     if report["gated"] and not report["passed"]:
         sys.exit(EXIT_FAILED_GATE)
 
 
-@cli.command(short_help="Time engines, with percentiles and mIoU.")
+@cli.command(short_help="Time engines, with intervals and their accuracy.")
 @_model()
 @click.option(
     "--engine",
@@ -509,11 +547,41 @@ def parity(
     metavar="[RUNTIME:]PRECISION",
     help="Repeat it to time several, interleaved.",
 )
+@click.option("--all", "every", is_flag=True, help="Every runtime and precision that this machine can use.")
 @_running
 @click.option("--data", type=_folder, help="Labelled folder: adds the mIoU of the very file that is timed.")
 @click.option("--batch", "batches", multiple=True, default=[1], show_default=True, type=click.IntRange(1))
-@click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="Calls of each engine.")
+@click.option("--runs", type=click.IntRange(1), help="Calls of each engine. Default: until the intervals are narrow.")
+@click.option(
+    "--time-limit",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Of each batch size, without --runs; an interval that is still wide then is called noisy.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of one call. Default: all cores.")
+@click.option("--profile", is_flag=True, help="Add the time of each layer, measured apart.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the result, with pictures, and keep what was timed beside it: for `report` and --compare.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Run what an earlier --save kept again, interleaved; exit 4 where an engine has become slower.",
+)
+@click.option(
+    "--max-regression",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="PERCENT",
+    help="With --compare: how much slower is too slow. The whole 95 % interval must lie above it.",
+)
 @click.option("--require-delivered", is_flag=True, help="Exit 4 where an engine computes wider than it was asked to.")
 @click.option("--require-faster", is_flag=True, help="Exit 4 where a narrow graph is slower than fp32 in its runtime.")
 @_json
@@ -521,40 +589,73 @@ def bench(
     *,
     model: str | None,
     engine_names: tuple[str, ...],
-    device: str,
     cuda: str | None,
     cuda_graphs: bool,
-    data: Path | None,
-    batches: tuple[int, ...],
-    runs: int,
+    runs: int | None,
+    time_limit: float,
     threads: int | None,
-    require_delivered: bool,
-    require_faster: bool,
+    max_regression: float,
     as_json: bool,
+    **asked: Any,  # noqa: ANN401 - what `bench.run` takes by the same name
 ) -> None:
-    """Time engines: from images in memory (host) and from image file to encoded mask (image_to_mask)."""
-    from segdeploy import pipeline
+    """Time engines: on the device, from images in memory (host), and from image file to encoded mask (image_to_mask).
 
-    report = pipeline.bench(
+    All engines take turns in one run, in random order, until the 95 % intervals of the medians are narrow.
+    """
+    from segdeploy import bench as timing
+    from segdeploy.benchmarks.latency import Effort
+
+    report = timing.run(
         model,
         engine_names=engine_names,
-        device=device,
-        data=data,
-        batches=batches,
-        runs=runs,
+        effort=Effort(runs=runs, limit_s=time_limit),
         options=_run_options(cuda, cuda_graphs=cuda_graphs, threads=threads),
-        require_delivered=require_delivered,
-        require_faster=require_faster,
+        max_regression=max_regression / 100,
+        command=shlex.join(["segdeploy", *sys.argv[1:]]),
         watch=_watch,
+        **asked,
     )
-    facts = report["machine"]
-    where = f"{facts['processor']}, {facts['cores']} cores, {report['runs']} interleaved runs"
-    ratios = [_ratio_line(ratio) for ratio in report["ratios"]]
-    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=[*ratios, where])
+    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=list(_bench_lines(report)))
     for failure in report["failures"]:
         click.echo(f"Error: {failure['what']}\n{failure['remedy']}", err=True)
     if report["failures"]:
         sys.exit(EXIT_FAILED_GATE)
+    if report["comparison"] and not any(row["comparable"] for row in report["comparison"]["rows"]):
+        _fail("nothing could be compared.", "Save what is to be compared: segdeploy bench --save FILE", 3)
+
+
+def _bench_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from map(_ratio_line, report["ratios"])
+    for row in (report["comparison"] or {"rows": []})["rows"]:
+        yield _compared_line(row)
+    for subject in report["subjects"]:
+        yield from _profile_lines(subject)
+    devices = {row["device"] for row in report["rows"] if row["level"] == "device"}
+    facts, rows = report["machine"], report["rows"]
+    runs = " to ".join(str(count) for count in sorted({min(r["runs"] for r in rows), max(r["runs"] for r in rows)}))
+    yield f"{facts['processor']}, {facts['cores']} cores, {runs} interleaved runs"
+    if not devices:
+        yield "No device level: a CPU has no clock of its own, and no copies to leave out."
+    if noisy := [row for row in rows if row["noisy"]]:
+        yield f"noisy: {len(noisy)} of {len(rows)} intervals are still wide; --time-limit gives more runs"
+    yield from (f"disturbed: {flag}" for flag in report["conditions"]["flags"])
+
+
+def _compared_line(row: Mapping[str, Any]) -> str:
+    if not row["comparable"]:
+        return f"{row['subject']} is not comparable: {row['reason']}"
+    low, high = row["interval"]
+    where = f"{row['subject']}, {row['level']}, batch {row['batch']}"
+    return f"{where}: {row['ratio']:.3f} (95 %: {low:.3f} to {high:.3f}) of the time of what was kept"
+
+
+def _profile_lines(subject: Mapping[str, Any]) -> Iterator[str]:
+    """The layers that take the most time; the whole list is in the JSON."""
+    if not subject["profile"]:
+        return
+    yield f"{subject['id']}, by layer:"
+    for layer in subject["profile"][:PROFILED_LINES]:
+        yield f"  {layer['share']:6.1%}  {layer['ms']:8.2f} ms  {layer['layer']}  {layer['op']}"
 
 
 def _ratio_line(ratio: Mapping[str, Any]) -> str:
@@ -562,6 +663,30 @@ def _ratio_line(ratio: Mapping[str, Any]) -> str:
     return (
         f"{ratio['engine']} takes {ratio['ratio']:.3f} (95 %: {low:.3f} to {high:.3f}) of fp32, batch {ratio['batch']}"
     )
+
+
+@cli.command(short_help="One page that says which engine to ship.")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS.json...")
+@click.option(
+    "--out",
+    default="report.html",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page goes.",
+)
+@click.option("--title", help="Its heading. Default: Which engine to ship.")
+@_json
+def report(*, results: tuple[Path, ...], out: Path, title: str | None, as_json: bool) -> None:
+    """One HTML file from the results of `segdeploy bench --save`: the verdict, charts, masks to compare, the proof.
+
+    It asks nothing of any network, and stays below 5 MB.
+    """
+    from segdeploy.benchmarks import report as page
+
+    written = page.write(results, out, title=title)
+    count = len(written["subjects"])
+    engines = "1 engine" if count == 1 else f"{count} engines"
+    _print(written, as_json=as_json, lines=[f"{written['path']}  {written['size_mb']:.2f} MB  {engines}"])
 
 
 @cli.command(short_help="Which layers cost accuracy in a narrow type.")
@@ -810,34 +935,83 @@ def _parity_line(report: Mapping[str, Any]) -> str:
     return f"{verdict}: {report['model']} on {images}, to the {report['proven_to']}"
 
 
+_PARITY_SHARES = ("agreement", "boundary_agreement", "interior_agreement", "near_ties", "unexplained")
+
+
 def _parity_table(report: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a rich table
-    table = _table(
-        "stage", "runtime", "agreement", "near-ties", "pool ties", "unexplained", "mIoU change, points", "verdict"
-    )
+    shares = ("agreement", "boundary", "interior", "near-ties", "unexplained")
+    table = _table("stage", "runtime", *shares, "edge F1", "mIoU", "verdict")
     for stage in report["stages"]:
         if stage["passed"] is None:
-            table.add_row(stage["name"], *["-"] * 6, stage["reason"])
+            table.add_row(stage["name"], *["-"] * 8, "not run")
             continue
-        keys = ("agreement", "near_ties", "pool_ties", "unexplained")
-        shares = ["-" if stage[key] is None else f"{stage[key]:.4%}" for key in keys]
-        change = "-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}"
-        verdict = "passed" if stage["passed"] else stage["reason"]
-        table.add_row(stage["name"], f"{stage['runtime']} {stage['device']}", *shares, change, verdict)
+        cells = ["-" if stage[key] is None else f"{stage[key]:.4%}" for key in _PARITY_SHARES]
+        cells.append("-" if stage["boundary_f1"] is None else f"{stage['boundary_f1']:.4f}")
+        cells.append("-" if stage["miou_change"] is None else f"{stage['miou_change']:+.4f}")
+        runtime = f"{stage['runtime']} {stage['device']}"
+        table.add_row(stage["name"], runtime, *cells, "passed" if stage["passed"] else "FAILED")
     return table
 
 
+def _parity_details(report: Mapping[str, Any]) -> Iterator[str]:
+    """What does not fit the table: reasons, the limits, the classes and images that changed most, the departure."""
+    yield from (f"{stage['name']}: {stage['reason']}" for stage in report["stages"] if stage["reason"])
+    ran = [stage for stage in report["stages"] if stage["passed"] is not None]
+    failing = [stage for stage in ran if not stage["passed"]]
+    for stage in (failing or ran[-1:])[:1]:
+        if stage["differing_pixels"]:
+            yield f"{stage['name']}, classes: {_most_changed_classes(stage)}"
+            yield f"{stage['name']}, worst images: {_worst_images(stage)}"
+    limits = ", ".join(f"{name.replace('_', ' ')} {_decimal(value)}" for name, value in report["limits"].items())
+    yield f"limits: {limits}"
+    if found := report["departure"]:
+        yield f"{found['stage']}, bisected on {_short_name(found['image'])}: {found['text']}"
+
+
+def _most_changed_classes(stage: Mapping[str, Any]) -> str:
+    """IoU with PyTorch's masks and, with labels, points of IoU against them."""
+    changes = stage["miou_change_by_class"] or {}
+    present = {name: iou for name, iou in stage["class_agreement"].items() if iou is not None}
+    named = []
+    for name in sorted(present, key=present.__getitem__)[:MOST_NAMED]:
+        points = "" if changes.get(name) is None else f" ({changes[name]:+.3f} points)"
+        named.append(f"{name} {present[name]:.4%}{points}")
+    return ", ".join(named) + (", ..." if len(present) > MOST_NAMED else "")
+
+
+def _worst_images(stage: Mapping[str, Any]) -> str:
+    worst = stage["worst_images"]
+    named = [f"{_short_name(each['image'])} {each['agreement']:.4%}" for each in worst[:MOST_NAMED]]
+    return ", ".join(named) + (", ..." if len(worst) > MOST_NAMED else "")
+
+
+def _short_name(name: str) -> str:
+    """Of an image; a name that is a hash is known by its beginning."""
+    stem, dot, suffix = name.rpartition(".")
+    return name if len(name) <= LONGEST_NAME else f"{stem[: LONGEST_NAME - 8]}...{dot}{suffix}"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
 def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich table
-    table = _table("model", "engine", "level", "batch", "median ms", "p90", "p99", "images/s", "mIoU", "agreement")
+    columns = ("engine", "level", "batch", "median ms", "95 %", "p90", "p99", "images/s", "MB", "mIoU", "agreement")
+    table = _table("model", *columns)
     for row in rows:
         ms = [f"{row['latency_ms'][key]:.2f}" for key in ("median", "p90", "p99")]
+        ms.insert(1, "{:.2f} to {:.2f}".format(*row["median_interval"]) + (" noisy" if row["noisy"] else ""))
+        memory = [row["memory"][f"{kind}_peak_mb"] for kind in ("host", "device")]
+        megabytes = " + ".join(f"{each:.0f}" for each in memory if each is not None) or "-"
         scores = [
             "-" if row[key] is None else form.format(row[key])
             for key, form in (("miou", "{:.4f}"), ("agreement", "{:.4%}"))
         ]
-        engine = f"{row['runtime']}:{row['precision']} {row['device']}"
+        engine = f"{row['engine']} {row['device']}"
         if row["delivered"] != row["precision"]:
             engine += f" (delivered: {row['delivered'] or 'unknown'})"
-        table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, f"{row['images_per_s']:.1f}", *scores)
+        speed = f"{row['images_per_s']:.1f}"
+        table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, speed, megabytes, *scores)
     return table
 
 

@@ -27,6 +27,14 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """An image to compare masks on, with its truth where there is one."""
+
+    image: Path
+    mask: Path | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Dataset:
     root: Path
     train: tuple[Sample, ...]

@@ -124,7 +124,12 @@ def overlay_jpeg(photo: UInt8, class_map: UInt8, colours: Colours) -> bytes:
             f"an overlay of {width}x{height} is too long: JPEG holds {_LONGEST_JPEG_SIDE} pixels a side.",
             "Leave the overlay out, or cut the photo into tiles.",
         )
-    return _encoded(Image.fromarray(overlay(photo, class_map, colours)), "JPEG", quality=90)
+    return jpeg(overlay(photo, class_map, colours))
+
+
+def jpeg(photo: UInt8) -> bytes:
+    """Encode (H0, W0, 3), at most 65,500 pixels a side."""
+    return _encoded(Image.fromarray(photo), "JPEG", quality=90)
 
 
 class _RefusedError(Exception):

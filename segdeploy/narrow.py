@@ -14,7 +14,8 @@ from segdeploy import artifact, dataset, images
 from segdeploy._version import __version__
 from segdeploy._watch import Watch
 from segdeploy.artifact import Artifact
-from segdeploy.benchmarks.parity import Judge, NarrowLimits, Picture, Reference, Stage
+from segdeploy.benchmarks.parity import Judge, NarrowLimits, Reference, Stage
+from segdeploy.dataset import Picture
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.export import calibration, half, quantize
@@ -292,15 +293,20 @@ def _text(cache: Path) -> str:
 
 
 def executor(graph: Artifact, model: onnx.ModelProto, *, as_written: bool = False) -> Engine:
-    """A narrow graph in the arithmetic that is the graph's own, whatever this machine computes best.
+    """A narrow graph in the arithmetic that is the graph's own, whatever this machine computes best."""
+    spelled_out, optimised = arithmetic(graph, model, as_written=as_written)
+    return ort.open(graph, device="cpu", optimised=optimised, graph=spelled_out.SerializeToString())
+
+
+def arithmetic(graph: Artifact, model: onnx.ModelProto, *, as_written: bool) -> tuple[onnx.ModelProto, bool]:
+    """A graph spelled so that ONNX Runtime computes what it says, and whether it may optimise that.
 
     fp16 rounds after every node. The signed form runs node by node: no fusion here is TensorRT's. The unsigned form
-    runs as its users get it, or node by node where that is asked for.
+    runs as its users get it, or node by node where that is asked for; float32 runs node by node.
     """
     is_half = graph.precision is Precision.FP16
     spelled_out = half.rounded_in_float(model) if is_half else model
-    optimised = is_half or (graph.form == NATIVE_FORM and not as_written)
-    return ort.open(graph, device="cpu", optimised=optimised, graph=spelled_out.SerializeToString())
+    return spelled_out, is_half or (graph.form == NATIVE_FORM and not as_written)
 
 
 def stages(graph: Artifact, fp32: Artifact, engine: Engine | None, model: onnx.ModelProto | None = None) -> list[Stage]:

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,22 @@ from segdeploy import artifact, checkpoint, dataset, engines, images, models, pa
 from segdeploy import infer as folder
 from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
+from segdeploy.dataset import Picture
 from segdeploy.engines import BuildOptions, Engine, RunOptions
-from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.errors import (
+    GateFailedError,
+    InvalidFileError,
+    InvalidRequestError,
+    MissingRuntimeError,
+    SegdeployError,
+)
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
-    from segdeploy.benchmarks.parity import Picture, Reference, Stage
+    import onnx
+
+    from segdeploy.benchmarks.bisection import Run
+    from segdeploy.benchmarks.parity import Reference, Stage
     from segdeploy.narrow import Narrowing, Recipe
     from segdeploy.training.loop import Plan, Progress
 
@@ -53,11 +63,11 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     `model` is a name, the path of a graph or of a plan, or None for the newest export; what is missing is made and
     proven. `engine` without a runtime is the best usable one on this machine.
     """
-    return _open(_found(model, engine, device, watch), options)
+    return _open(find(model, engine, device, watch), options)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """What will be opened, in which runtime, on which device."""
 
     file: Artifact
@@ -66,14 +76,14 @@ class _Found:
     device: str
 
 
-def _found(model: str | None, engine: str, device: str, watch: Watch) -> _Found:
+def find(model: str | None, engine: str, device: str, watch: Watch) -> Found:
     """What an engine's name means here; where it leaves the runtime open, the best one, and the log says why."""
     runtime, precision = engines.parse(engine)
     if runtime is None and model is not None and model.endswith(".plan"):
         runtime = _runtime_of(signature.read_manifest(Path(model)))
     if runtime is None:
         runtime, device = _chosen(model, precision, device, watch)
-    return _Found(file_for(model, runtime, precision, watch=watch), runtime, precision, device)
+    return Found(file_for(model, runtime, precision, watch=watch), runtime, precision, device)
 
 
 def _chosen(model: str | None, precision: Precision, device: str, watch: Watch) -> tuple[str, str]:
@@ -91,7 +101,7 @@ def _chosen(model: str | None, precision: Precision, device: str, watch: Watch) 
     return chosen.runtime, chosen.device
 
 
-def _open(found: _Found, options: RunOptions) -> Engine:
+def _open(found: Found, options: RunOptions) -> Engine:
     _require_not_refuted(found.file)
     return engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
 
@@ -129,7 +139,7 @@ def _plan_for(model: str | None, runtime: str, precision: Precision, watch: Watc
         path = artifact.plan_path(ENGINES, name, runtime, precision, engines.compiling(runtime).capability())
         if os.path.lexists(path):
             plan = _of_model(_of_engine(signature.read_manifest(path), runtime, precision), name)
-            with _as_it_was_written(plan):
+            with as_it_was_written(plan):
                 if _is_current(plan):
                     return plan
                 options = _options_of(plan)
@@ -196,7 +206,7 @@ def build(
         plan = dataclasses.replace(plan, parity=_without_engine(graph.parity, reason))
         signature.publish(plan)
         return plan
-    pictures = _pictures(None)[: PROOF_IMAGES[graph.made_by["weights"]["kind"]]]
+    pictures = pictures_of(None)[: PROOF_IMAGES[graph.made_by["weights"]["kind"]]]
     plan, report = _prove(graph, plan, runtime, pictures, device="cuda", watch=watch)
     _require_passed(report, plan)
     return plan
@@ -270,7 +280,7 @@ def _is_stale(graph: Artifact) -> bool:
         trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
         return trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
     fp32 = _known_graph(graph.spec.model, Precision.FP32, None)
-    with _as_it_was_written(graph):
+    with as_it_was_written(graph):
         return fp32 is None or bool(graph.made_by["graph"]["sha256"] != fp32.sha256)
 
 
@@ -334,7 +344,7 @@ def weights_for(
 
 def origin(graph: Artifact) -> Artifact:
     """The checkpoint a graph was made from, once it is still the same file."""
-    with _as_it_was_written(graph):
+    with as_it_was_written(graph):
         weights = graph.made_by["weights"]
         base = PACKAGED if weights["kind"] == "packaged" else graph.path.parent
         path, sha256 = base / weights["path"], weights["sha256"]
@@ -348,7 +358,7 @@ def origin(graph: Artifact) -> Artifact:
 
 
 @contextlib.contextmanager
-def _as_it_was_written(graph: Artifact) -> Iterator[None]:
+def as_it_was_written(graph: Artifact) -> Iterator[None]:
     """Manifests are text, and people edit text."""
     try:
         yield
@@ -391,7 +401,7 @@ def export(
         path = EXPORTS / f"{model}.fp32{suffix}.onnx"
         graph = to_onnx(network, spec, path, weights=source.described_for(EXPORTS))
         done()
-    pictures = _pictures(data) if data is not None else _pictures(None)[: PROOF_IMAGES[source.kind]]
+    pictures = pictures_of(data) if data is not None else pictures_of(None)[: PROOF_IMAGES[source.kind]]
     proven, report = _prove(graph, graph, engines.REFERENCE, pictures, device="cpu", watch=watch)
     _require_passed(report, proven)
     return proven
@@ -404,26 +414,46 @@ def parity(
     data: Path | None = None,
     device: str = "auto",
     options: RunOptions = engines.RUN,
+    limits: Mapping[str, float | None] | None = None,
+    bisect: bool = False,
+    require_engine: bool = False,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Compare PyTorch, the graph and an engine pixel by pixel; the proof goes into the manifest of what was opened.
 
-    The report's `passed` says whether it holds; nothing is raised when it does not.
+    The report's `passed` says whether it holds; nothing is raised when it does not. `limits` take the place of the
+    precision's own: `min_agreement`, `max_drop` (points of mIoU), of float32 `max_unexplained`. `bisect` looks for the
+    first layer that departs in the first failing stage, or in the last one where none fails. `require_engine` raises
+    MissingRuntimeError where the engine cannot run on this machine.
     """
-    pictures = _pictures(data)
-    found = _found(model, engine, device, watch)
+    pictures = pictures_of(data)
+    found = find(model, engine, device, watch)
+    if require_engine:
+        _require_engine(found)
+    if bisect and found.file.kind == "checkpoint":
+        raise InvalidRequestError("--bisect looks into graphs; torch runs a checkpoint.", "Give --engine ort:fp32.")
     graph = _graph_of(found, model, watch)
-    _, report = _prove(graph, found.file, found.runtime, pictures, device=found.device, options=options, watch=watch)
+    proof = functools.partial(_prove, device=found.device, options=options, limits=limits, bisect=bisect, watch=watch)
+    _, report = proof(graph, found.file, found.runtime, pictures)
     return report
 
 
-def _graph_of(found: _Found, model: str | None, watch: Watch) -> Artifact:
+def _require_engine(found: Found) -> None:
+    form, runs = found.file.form, engines.modules()[found.runtime].FORM
+    if form not in {None, runs}:
+        raise MissingRuntimeError(
+            f"{found.file.path}: no runtime on this machine runs the {form} form exactly.",
+            "Leave out --require-engine to prove the graph alone, or prove it on a machine with the GPU it is for.",
+        )
+
+
+def _graph_of(found: Found, model: str | None, watch: Watch) -> Artifact:
     """The graph whose proof an engine's is: the one it opens, the one it was built from, or the reference's."""
     if found.file.kind == "graph":
         return found.file
     if found.file.kind == "checkpoint":
         return graph_for(model, watch=watch)
-    with _as_it_was_written(found.file):
+    with as_it_was_written(found.file):
         source = found.file.made_by["graph"]
         graph = artifact.read(found.file.path.parent / source["path"])
         if graph.sha256 != source["sha256"]:
@@ -434,17 +464,50 @@ def _graph_of(found: _Found, model: str | None, watch: Watch) -> Artifact:
     return graph
 
 
+def judged(found: Found, pictures: Sequence[Picture], *, watch: Watch = silent) -> dict[str, Any]:
+    """The proof of a graph or a plan in its runtime; it is written nowhere."""
+    graph = _graph_of(found, None, watch)
+    kind = graph.made_by["weights"]["kind"]
+    some = pictures[: PROOF_IMAGES[kind]] if kind == "random" else pictures
+    return _judged(graph, found.file, found.runtime, some, device=found.device, watch=watch)
+
+
 def _prove(
     graph: Artifact,
     file: Artifact,
     runtime: str,
-    pictures: "Sequence[Picture]",
+    pictures: Sequence[Picture],
     *,
     device: str,
     options: RunOptions = engines.RUN,
+    limits: Mapping[str, float | None] | None = None,
+    bisect: bool = False,
     watch: Watch,
 ) -> tuple[Artifact, dict[str, Any]]:
     """Prove what a runtime opens, along the chain of its graph; the proof goes into its manifest, if it has one."""
+    report = _judged(
+        graph, file, runtime, pictures, device=device, options=options, limits=limits, bisect=bisect, watch=watch
+    )
+    if file.kind == "checkpoint":
+        return graph, report
+    file = dataclasses.replace(file, parity=report)
+    _write_proof(file)
+    return file, report
+
+
+def _judged(
+    graph: Artifact,
+    file: Artifact,
+    runtime: str,
+    pictures: Sequence[Picture],
+    *,
+    device: str,
+    options: RunOptions = engines.RUN,
+    limits: Mapping[str, float | None] | None = None,
+    bisect: bool = False,
+    watch: Watch,
+) -> dict[str, Any]:
+    _require_torch()
     source = origin(graph)
     if file.kind == "checkpoint":
         file = dataclasses.replace(source, spec=graph.spec)
@@ -453,13 +516,19 @@ def _prove(
         if file.form in {None, engines.modules()[runtime].FORM}:
             opened = engines.open_engine(file, runtime=runtime, device=device, options=options)
             engine = stack.enter_context(opened)
-        stages = _stages(graph, engine, with_graph=file.kind != "checkpoint")
-        report = _report(graph, stages, pictures, reference=_reference(source, graph.spec), watch=watch)
-    if file.kind == "checkpoint":
-        return graph, report
-    file = dataclasses.replace(file, parity=report)
-    _write_proof(file)
-    return file, report
+        stages = _limited(_stages(graph, engine, with_graph=file.kind != "checkpoint"), limits)
+        reference = _reference(source, graph.spec)
+        report = _report(graph, stages, pictures, reference=reference, watch=watch)
+        if bisect:
+            report["departure"] = _departure(graph, file, stages, report, pictures, reference=reference, watch=watch)
+    return report
+
+
+def _require_torch() -> None:
+    try:
+        from segdeploy.benchmarks import parity  # noqa: F401 - it judges, in PyTorch
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
 
 
 def _write_proof(file: Artifact) -> None:
@@ -479,14 +548,70 @@ def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "lis
     from segdeploy.engines import ort
 
     if graph.precision is not Precision.FP32:
-        with _as_it_was_written(graph):
-            stages: list[Stage] = _narrowing_module().stages(graph, _sibling(graph), engine)
+        with as_it_was_written(graph):
+            stages: list[Stage] = _narrowing_module().stages(graph, sibling(graph), engine)
             return stages
     as_written = [Stage("graph", ort.open(graph, device="cpu", optimised=False))] if with_graph else []
     return [*as_written, Stage("engine", engine)]
 
 
-def _sibling(graph: Artifact) -> Artifact:
+def _limited(stages: "Sequence[Stage]", limits: Mapping[str, float | None] | None) -> "Sequence[Stage]":
+    from segdeploy.benchmarks.parity import Asked
+
+    return Asked(**(limits or {})).applied(stages)
+
+
+def _departure(
+    graph: Artifact,
+    file: Artifact,
+    stages: "Sequence[Stage]",
+    report: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    *,
+    reference: "Reference",
+    watch: Watch,
+) -> dict[str, Any]:
+    """What the first failing stage does otherwise than PyTorch, or the last one that ran, on its worst image."""
+    from segdeploy.benchmarks import bisection
+
+    name = report["first_failing_stage"] or report["proven_to"]
+    stage = next(stage for stage in stages if stage.name == name)
+    worst = next(each["worst_images"] for each in report["stages"] if each["name"] == name)
+    picture = next((each for each in pictures if worst and each.image.name == worst[0]["image"]), pictures[0])
+    image = images.prepared(images.read(picture.image), graph.spec)
+    with watch(f"Looking into {file.path.stem}", 1) as done:
+        looked_into, model, run = _debugged(graph, file, stage)
+        found = bisection.look(reference.network, graph.spec, model, image, run=run)
+        done()
+    drawn = None if stage.engine is None else stage.engine.classify(image[None])[0]
+    otherwise = bisection.none_found(found, drawn, reference.class_map(image)[0], passed=report["passed"])
+    departure = bisection.departure(
+        found, stage=name, precision=looked_into.precision, image=picture.image.name, otherwise=otherwise
+    )
+    if file.kind == "plan" and name == "engine":
+        about = "A plan cannot be looked into without building another: this is of the graph it was built from."
+        departure = dataclasses.replace(departure, text=f"{departure.text} {about}")
+    return dataclasses.asdict(departure)
+
+
+def _debugged(graph: Artifact, file: Artifact, stage: "Stage") -> "tuple[Artifact, onnx.ModelProto, Run]":
+    """What a stage runs, as a graph, and what gives all of a copy's outputs in the arithmetic of that stage."""
+    import onnx
+
+    from segdeploy.engines import ort
+
+    narrowing = _narrowing_module()
+    if stage.name == narrowing.FP32_STAGE:
+        graph = sibling(graph)
+    model = onnx.load(graph.path)
+    if stage.name == "engine" and stage.engine is not None and file.kind == "graph":
+        tensors = engines.of_graphs(stage.engine.runtime).tensors
+        return graph, model, functools.partial(tensors, device=stage.engine.device)
+    model, optimised = narrowing.arithmetic(graph, model, as_written=True)
+    return graph, model, functools.partial(ort.tensors, device="cpu", optimised=optimised)
+
+
+def sibling(graph: Artifact) -> Artifact:
     """The float32 graph that a narrow one was made from, once it is still the same file."""
     fp32 = artifact.read(graph.path.with_name(graph.made_by["graph"]["path"]))
     if fp32.sha256 != graph.made_by["graph"]["sha256"]:
@@ -498,14 +623,20 @@ def _sibling(graph: Artifact) -> Artifact:
 
 
 def _reference(source: Artifact, spec: Spec) -> "Reference":
+    return _kept_reference(source.path, source.sha256, spec.to_json())
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_reference(path: Path, _sha256: str, spec: str) -> "Reference":
+    """Several engines of one network are compared with the same masks: PyTorch draws them once."""
     from segdeploy.benchmarks.parity import Reference
 
-    network, _ = checkpoint.load(source.path)
-    return Reference(network, spec)
+    network, _ = checkpoint.load(path)
+    return Reference(network, Spec.from_json(spec))
 
 
 def _report(
-    graph: Artifact, stages: "Sequence[Stage]", pictures: "Sequence[Picture]", *, reference: "Reference", watch: Watch
+    graph: Artifact, stages: "Sequence[Stage]", pictures: Sequence[Picture], *, reference: "Reference", watch: Watch
 ) -> dict[str, Any]:
     from segdeploy.benchmarks import parity as proof
 
@@ -519,6 +650,7 @@ def _report(
         "form": graph.form,
         "weights": weights,
         "gated": weights != "random",
+        "departure": None,
     }
 
 
@@ -561,7 +693,7 @@ def narrow(
     """
     fp32 = _fp32_for_narrowing(model, weights, size, options, watch)
     narrowing, recipes = _narrowing(fp32, wanted, watch)
-    make = narrowing.measured if _is_random(fp32) else narrowing.within_budget
+    make = narrowing.measured if is_random(fp32) else narrowing.within_budget
     return [_with_delivered(make(recipe)) for recipe in recipes]
 
 
@@ -646,7 +778,7 @@ def _with_delivered(graph: Artifact) -> Artifact:
 def _require_not_refuted(file: Artifact) -> None:
     """A graph that failed its proof can be looked into and timed, but draws no masks for anybody."""
     if file.parity is not None:
-        with _as_it_was_written(file):
+        with as_it_was_written(file):
             _require_passed(file.parity, file)
 
 
@@ -656,7 +788,7 @@ def _require_passed(report: Mapping[str, Any], graph: Artifact) -> None:
     stage = next(stage for stage in report["stages"] if stage["name"] == report["first_failing_stage"])
     raise GateFailedError(
         f"{graph.path} does not draw PyTorch's masks from the stage {stage['name']!r} on: {stage['reason']}.",
-        f"Give another --size, or look closer: segdeploy parity --model {graph.spec.model} --data DIR",
+        f"Give another --size, or see where: segdeploy parity --model {graph.path} --engine {graph.precision} --bisect",
     )
 
 
@@ -673,7 +805,7 @@ def evaluate(
     from segdeploy.benchmarks import accuracy
 
     samples = dataset.open_folder(data).val
-    found = _found(model, engine, device, watch)
+    found = find(model, engine, device, watch)
     with (
         engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options) as opened,
         watch(f"Evaluating {found.file.spec.model}", len(samples)) as done,
@@ -689,189 +821,15 @@ def evaluate(
     }
 
 
-def _described(found: _Found, opened: Engine) -> dict[str, Any]:
+def _described(found: Found, opened: Engine) -> dict[str, Any]:
     return {
         "model": found.file.spec.model,
         "runtime": found.runtime,
         "device": opened.device,
         "precision": found.precision,
         "delivered": opened.delivered,
-        "random_weights": _is_random(found.file),
+        "random_weights": is_random(found.file),
     }
-
-
-def bench(
-    model: str | None = None,
-    *,
-    engine_names: Sequence[str] = ("fp32",),
-    data: Path | None = None,
-    batches: Sequence[int] = (1,),
-    runs: int = 50,
-    device: str = "auto",
-    options: RunOptions = engines.RUN,
-    require_delivered: bool = False,
-    require_faster: bool = False,
-    watch: Watch = silent,
-) -> dict[str, Any]:
-    """Time engines against each other in one interleaved run, at host level and image to mask.
-
-    With a labelled folder, the mIoU of the very file that was timed stands in the same row. A narrow engine is compared
-    with fp32 in the same runtime where that is timed as well; `require_faster` has it timed. `failures` says which
-    engine computes wider than it should, or is slower than fp32.
-    """
-    from segdeploy.benchmarks import delivered, latency, machine
-
-    pictures = dataset.image_files(data) if data is not None else packaged_images()
-    asked = _timed(model, engine_names, device, watch, with_fp32=require_faster)
-    with contextlib.ExitStack() as stack:
-        opened = [
-            stack.enter_context(
-                engines.open_engine(each.file, runtime=each.runtime, device=each.device, options=options)
-            )
-            for each in asked
-        ]
-        scores = [_miou(engine, data, watch) for engine in opened]
-        computed = [
-            delivered.delivered(each.file, runtime=each.runtime, device=engine.device)
-            for each, engine in zip(asked, opened, strict=True)
-        ]
-        rows: list[dict[str, Any]] = []
-        ratios: list[dict[str, Any]] = []
-        for batch in batches:
-            chosen = [pictures[i % len(pictures)] for i in range(batch)]
-            tasks, labels = _tasks(opened, chosen)
-            with watch(f"Timing batch {batch}", runs * len(tasks)) as done:
-                samples = latency.interleaved(tasks, runs=runs, done=done)
-            for (index, level), kept in zip(labels, samples, strict=True):
-                row = _row(asked[index], opened[index], batch=batch, threads=options.threads)
-                facts = {"level": level, **row, **computed[index]}
-                rows.append({**facts, **latency.summary(kept, batch=batch), **scores[index]})
-            ratios += _ratios(asked, dict(zip(labels, samples, strict=True)), batch)
-    failures = _not_delivered(rows, always=require_delivered)
-    failures += _slower(rows, ratios) if require_faster else []
-    report = {"schema": latency.SCHEMA, "rows": rows, "ratios": ratios, "failures": failures}
-    return {**report, "runs": runs, "machine": machine.describe()}
-
-
-def _timed(
-    model: str | None, engine_names: Sequence[str], device: str, watch: Watch, *, with_fp32: bool
-) -> list[_Found]:
-    """What will be timed, each once; a narrow engine's own fp32 before it, where that is asked for."""
-    found = [_found(_own_fp32(model, name), name, device, watch) for name in engine_names]
-    if with_fp32:
-        wide = [
-            _found(_own_fp32(model, f"{each.runtime}:fp32"), f"{each.runtime}:fp32", each.device, watch)
-            for each in found
-        ]
-        found = [*wide, *found]
-    return list({(each.runtime, each.precision, each.device): each for each in found}.values())
-
-
-def _own_fp32(model: str | None, engine: str) -> str | None:
-    """Where a narrow graph is named by its path and fp32 is timed: the float32 graph that it was made from."""
-    runtime, precision = engines.parse(engine)
-    if model is None or not model.endswith(".onnx") or precision is not Precision.FP32 or runtime == "torch":
-        return model
-    named = artifact.read(Path(model))
-    if named.precision is precision:
-        return model
-    with _as_it_was_written(named):
-        return str(_sibling(named).path)
-
-
-def _ratios(
-    asked: Sequence[_Found], samples: Mapping[tuple[int, str], Sequence[float]], batch: int
-) -> list[dict[str, Any]]:
-    """Each narrow engine's time over that of fp32 in the same runtime, where both were timed."""
-    from segdeploy.benchmarks import latency
-
-    wide = {each.runtime: index for index, each in enumerate(asked) if each.precision is Precision.FP32}
-    found = []
-    for index, each in enumerate(asked):
-        if each.precision is not Precision.FP32 and each.runtime in wide:
-            ratio = latency.ratio(samples[index, "host"], samples[wide[each.runtime], "host"])
-            found.append({"engine": f"{each.runtime}:{each.precision}", "batch": batch, **ratio})
-    return found
-
-
-def _not_delivered(rows: Sequence[Mapping[str, Any]], *, always: bool) -> list[dict[str, str]]:
-    """Engines that compute wider than asked, where the machine could do better or `always`."""
-    from segdeploy.benchmarks import delivered
-
-    failures = {}
-    for row in rows:
-        precision, name = Precision(row["precision"]), f"{row['runtime']}:{row['precision']}"
-        if row["delivered"] not in {None, precision} and (always or delivered.has_units(precision, row["device"])):
-            layers = ", ".join(row["wider"][:5])
-            what = f"{name} does {row['delivered_share']:.1%} of its {precision} work in {precision}; wider: {layers}."
-            failures[name] = {"what": what, "remedy": "Choose another runtime, or ask for what it delivers."}
-    return list(failures.values())
-
-
-def _slower(rows: Sequence[Mapping[str, Any]], ratios: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Narrow engines whose whole interval lies above that of fp32."""
-    wider = {f"{row['runtime']}:{row['precision']}": row["wider"] for row in rows}
-    failures = []
-    for ratio in ratios:
-        if ratio["interval"][0] > 1:
-            layers = ", ".join(wider[ratio["engine"]][:5]) or "none: every layer is computed in the type asked for"
-            what = f"{ratio['engine']} takes {ratio['ratio']:.2f} of the time of fp32. Layers computed wider: {layers}."
-            failures.append({"what": what, "remedy": "Use fp32 in this runtime, or another runtime."})
-    return failures
-
-
-def _tasks(
-    opened: Sequence[Engine], pictures: Sequence[Path]
-) -> tuple[list[Callable[[], None]], list[tuple[int, str]]]:
-    from segdeploy.benchmarks import latency
-
-    tasks, labels = [], []
-    for index, engine in enumerate(opened):
-        stacked = np.stack([images.prepared(images.read(picture), engine.spec) for picture in pictures])
-        tasks += [latency.host(engine, stacked), latency.image_to_mask(engine, pictures)]
-        labels += [(index, "host"), (index, "image_to_mask")]
-    return tasks, labels
-
-
-def _row(found: _Found, engine: Engine, *, batch: int, threads: int | None) -> dict[str, Any]:
-    file = found.file
-    return {
-        "model": file.spec.model,
-        "runtime": engine.runtime,
-        "precision": found.precision,
-        "device": engine.device,
-        "batch": batch,
-        "threads": threads or len(os.sched_getaffinity(0)),
-        "height": file.spec.height,
-        "width": file.spec.width,
-        "sha256": file.sha256,
-        **_stored_agreement(file, engine),
-    }
-
-
-def _stored_agreement(file: Artifact, engine: Engine) -> dict[str, Any]:
-    """What `parity` measured of this file in this runtime; null with the reason where it did not."""
-    if file.kind == "checkpoint":
-        return {"agreement": 1.0, "agreement_reason": "PyTorch is the reference"}
-    with _as_it_was_written(file):
-        for stage in (file.parity or {"stages": []})["stages"]:
-            ran = stage["name"] == "engine" and stage["passed"] is not None
-            if ran and (stage["runtime"], stage["device"]) == (engine.runtime, engine.device):
-                return {"agreement": stage["agreement"], "agreement_reason": None}
-    return {"agreement": None, "agreement_reason": f"not measured for {engine.runtime} on {engine.device}: run parity"}
-
-
-def _miou(engine: Engine, data: Path | None, watch: Watch) -> dict[str, Any]:
-    from segdeploy import metrics
-    from segdeploy.benchmarks import accuracy
-
-    if data is None:
-        return {"miou": None, "miou_reason": "no labelled folder was given: --data DIR"}
-    if not (data / "masks").is_dir():
-        return {"miou": None, "miou_reason": f"{data} has no masks/"}
-    samples = dataset.open_folder(data).val
-    with watch(f"Evaluating {engine.spec.model} in {engine.runtime}", len(samples)) as done:
-        return {"miou": metrics.miou(accuracy.confusion(engine, samples, done=done)), "miou_reason": None}
 
 
 def infer(
@@ -887,7 +845,7 @@ def infer(
 ) -> dict[str, Any]:
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why."""
     sources, skipped = folder.find(inputs, leave_out=out)
-    found = _found(model, engine, device, watch)
+    found = find(model, engine, device, watch)
     threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
     with (
         _open(found, dataclasses.replace(options, threads=threads, hint="throughput")) as opened,
@@ -920,16 +878,12 @@ def train(
     return loop.train(labelled, spec, plan, out, resume=resume, progress=progress)
 
 
-def _is_random(file: Artifact) -> bool:
+def is_random(file: Artifact) -> bool:
     return file.made_by.get("command") == "random" or file.made_by.get("weights", {}).get("kind") == "random"
 
 
-def _pictures(data: Path | None) -> "list[Picture]":
+def pictures_of(data: Path | None) -> list[Picture]:
     """Validation images with masks of a labelled folder, all images of an unlabelled one, or the packaged ones."""
-    try:
-        from segdeploy.benchmarks.parity import Picture
-    except ImportError as error:
-        raise checkpoint.missing_torch() from error
     if data is None:
         return [Picture(image, None) for image in packaged_images()]
     if (data / "masks").is_dir():

@@ -1,6 +1,7 @@
 """The real command: light to start, two lines for every error, one JSON document for every result."""
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 from conftest import COMMAND, SPEC, Outcome, Run, photographs
 from PIL import Image
+from rich.console import Console
 
 from segdeploy import artifact, checkpoint
-from segdeploy.cli import cli
+from segdeploy.cli import _parity_table, cli
 
 HELP_SECONDS = 0.5
 HEAVY = {"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "safetensors"}
@@ -151,6 +153,9 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("infer photos --engine tpu:fp32", 2, "there is no runtime 'tpu'"),
         ("bench --engine fp64", 2, "there is no precision 'fp64'"),
         ("parity --engine :", 2, "there is no precision ''"),
+        ("parity --min-agreement 2", 2, "2.0 is not in the range"),
+        ("parity --max-drop -1", 2, "-1.0 is not in the range"),
+        ("parity --bisect --engine torch:fp32", 2, "--bisect looks into graphs; torch runs a checkpoint."),
         ("bench --runs 0", 2, "0 is not in the range"),
         ("bench --batch -1", 2, "-1 is not in the range"),
         ("export --model unet --size 64", 2, "'64' is not HEIGHTxWIDTH"),
@@ -312,11 +317,21 @@ def sensitivity_fields(report: dict[str, Any]) -> None:
 
 def parity_fields(report: dict[str, Any]) -> None:
     assert report["passed"] is True
+    assert (report["schema"], report["departure"]) == (2, None)
+    assert report["limits"] == {
+        "min_agreement": 0.9999,
+        "max_near_ties": 0.01,
+        "max_pool_ties": 0.00002,
+        "max_unexplained": 0.0,
+        "max_drop": 0.05,
+    }
     assert [stage["name"] for stage in report["stages"]] == ["graph", "engine"]
     for stage in report["stages"]:
         assert 0.9999 <= stage["agreement"] <= 1
         assert 0 <= stage["near_ties"] < 0.001
         assert abs(stage["miou_change"]) < 0.1
+        assert set(stage["class_agreement"]) == set(SPEC.classes)
+        assert len(stage["worst_images"]) <= 3
 
 
 def bench_fields(report: dict[str, Any]) -> None:
@@ -340,7 +355,8 @@ def bench_fields(report: dict[str, Any]) -> None:
         assert spread == sorted(spread)
         assert row["images_per_s"] == pytest.approx(2000 / row["latency_ms"]["median"])
         assert 0 < row["miou"] < 1
-        assert row["agreement"] is None
+        assert row["agreement"] > 0.9999
+        assert row["memory"]["host_peak_mb"] > 1
 
 
 def eval_fields(report: dict[str, Any]) -> None:
@@ -431,6 +447,9 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
     "arguments,shown",
     [
         ("parity --data data --engine ort:fp32", "proven: unet on 3 images, to the engine"),
+        ("parity --data data --engine ort:fp32", "max pool ties 0.00002, max unexplained 0, "),
+        ("parity --data data --engine ort:fp32 --max-drop 3", "max drop 3\n"),
+        ("parity --data data --engine ort:fp32 --bisect", "engine, bisected on 0.png: All 23 layers, each given what"),
         ("bench --runs 2 --engine ort:fp32", "2 interleaved runs"),
         ("eval --data data --engine ort:fp32", "unet in ort, 3 images: mIoU 0."),
         ("infer data/images --engine ort:fp32", "6 done, 0 failed, 0 skipped (no images by name): masks"),
@@ -448,6 +467,23 @@ def test_without_a_terminal_there_is_the_result_alone(run: Run, arguments: str, 
     done = run(*arguments.split(), FORCE_COLOR="1", TERM="xterm-256color")
     assert (done.code, done.err) == (0, "")
     assert shown in done.out
+
+
+def test_the_table_of_a_proof_fits_a_terminal() -> None:
+    """Of 120 columns, with the longest runtime and every stage failed: a cut number is none."""
+    shares = dict.fromkeys(("agreement", "boundary_agreement", "interior_agreement", "near_ties", "unexplained"), 1.0)
+    scores = {"passed": False, "boundary_f1": 0.9, "miou_change": -12.3}
+    stage = {"runtime": "trt-rtx", "device": "cuda", **scores, **shares}
+    names = ["fp32 graph", "graph", "engine"]
+    shown = io.StringIO()
+    report = {"stages": [{"name": name, **stage} for name in names]}
+    Console(file=shown, width=120).print(_parity_table(report))
+    lines = [line.strip() for line in shown.getvalue().splitlines() if line.strip()]
+    assert [line.split("  ")[0].strip() for line in lines[2:]] == names
+    for line in lines[2:]:
+        assert line.count("100.0000%") == len(shares)
+        assert line.endswith("FAILED")
+        assert "-12.3000" in line
 
 
 @pytest.mark.usefixtures("workspace")

@@ -1,6 +1,7 @@
 """The GPU lane, as far as it goes without one."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,18 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-2].startswith("Error: no runtime here can use a GPU")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trtexecs_times_are_read_from_what_it_prints() -> None:
+    """Latency, with copies, and enqueue times stand beside the one that counts."""
+    log = """
+[I] Throughput: 1234.5 qps
+[I] Latency: min = 0.9 ms, max = 2 ms, mean = 1 ms, median = 1.1 ms, percentile(90%) = 1.2 ms, percentile(99%) = 1.9 ms
+[I] GPU Compute Time: min = 0.7 ms, max = 1 ms, mean = 0.8 ms, median = 0.79 ms, percentile(90%) = 0.81 ms, \
+percentile(95%) = 0.82 ms, percentile(99%) = 0.9 ms
+""".replace("\\\n", "")
+    peer = runpy.run_path(str(SCRIPT.parent / "peers" / "trtexec.py"))
+    assert peer["parsed"](log, 8) == (0.79, 0.9, 8 * 1234.5)
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy import artifact, checkpoint, inventory, models, pipeline
+from segdeploy import artifact, bench, checkpoint, inventory, models, pipeline
+from segdeploy.benchmarks.latency import Effort
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.spec import Spec
 
@@ -111,7 +112,7 @@ def test_a_manifest_that_was_edited_is_refused(work: Path, changed: str) -> None
     verbs: dict[str, Callable[[], object]] = {
         "spec": lambda: pipeline.open("unet"),
         "made_by": lambda: pipeline.parity("unet"),
-        "parity": lambda: pipeline.bench("unet", runs=1),
+        "parity": lambda: bench.run("unet", effort=Effort(runs=1)),
     }
     with pytest.raises(InvalidFileError) as caught:
         verbs[changed]()
@@ -142,7 +143,7 @@ def test_an_export_that_is_another_network_ends_in_a_failed_gate(
     with pytest.raises(GateFailedError):
         pipeline.infer([str(EXAMPLES / "images")], model="unet")
     assert not (tmp_path / "masks").exists()
-    assert pipeline.bench("unet", engine_names=["ort:fp32"], runs=1)["rows"][0]["agreement"] < 1
+    assert bench.run("unet", engine_names=["ort:fp32"], effort=Effort(runs=1))["rows"][0]["agreement"] < 1
 
 
 def test_another_size_is_exported_and_every_engine_takes_it(work: Path) -> None:
@@ -193,7 +194,9 @@ def test_the_reference_has_one_precision(work: Path) -> None:
 
 
 def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
-    report = pipeline.bench("unet", engine_names=["ort:fp32", "torch:fp32"], data=EXAMPLES, runs=2, batches=[1, 2])
+    report = bench.run(
+        "unet", engine_names=["ort:fp32", "torch:fp32"], data=EXAMPLES, effort=Effort(runs=2), batches=[1, 2]
+    )
     assert [(row["runtime"], row["level"], row["batch"]) for row in report["rows"]] == [
         (runtime, level, batch)
         for batch in (1, 2)
@@ -209,7 +212,7 @@ def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
 
 def test_bench_without_labels_says_why_there_is_no_miou(work: Path) -> None:
     del work
-    (row, _) = pipeline.bench("unet", runs=1)["rows"]
+    (row, _) = bench.run("unet", effort=Effort(runs=1))["rows"]
     assert row["miou"] is None
     assert "--data" in row["miou_reason"]
 

@@ -1,69 +1,194 @@
-"""Honest timing: warmed up, interleaved over the engines, whole distributions instead of a mean."""
+"""Honest timing: warm, interleaved in random order, as long as it takes, with intervals instead of a mean."""
 
+import dataclasses
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
 from segdeploy.engines import Engine
+from segdeploy.spec import Spec
 
-SCHEMA = 1
-WARMUP = 3
 RESAMPLES = 2000
-Task = Callable[[], None]
+CONFIDENCE = (2.5, 97.5)  # percentiles: a 95 % interval
+SETTLED, FASTER, MOST_WARMUP = 3, 0.95, 20  # calls in a row of which none is a twentieth faster than all before them
+FEWEST_RUNS = 5
+WHOLE = 100  # percent
+CHECK_EVERY = 5  # runs; intervals are not free
+HALF_WIDTH = 0.03  # of an interval that is narrow, as a share of its median
+LEAST_MS = 1e-9
+Task = Callable[[], float]
+Samples = list[list[float]]
 
 
-def interleaved(tasks: Sequence[Task], *, runs: int, done: Callable[[], None]) -> list[list[float]]:
-    """Milliseconds of each task in each run, A B A B ..., so that a busy moment of the machine meets all of them."""
-    for task in tasks:
-        for _ in range(WARMUP):
-            task()
-    samples: list[list[float]] = [[] for _ in tasks]
-    for _ in range(runs):
-        for task, kept in zip(tasks, samples, strict=True):
-            started = time.perf_counter_ns()
-            task()
-            kept.append((time.perf_counter_ns() - started) / 1e6)
-            done()
-    return samples
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure: `runs` of everything where that is given; else until every interval is narrow.
+
+    `least` runs come first; then `half_width`, of an interval over its median, or `limit_s` ends it. An interval that
+    is wider at the end is called noisy.
+    """
+
+    runs: int | None = None
+    least: int = 20
+    half_width: float = HALF_WIDTH
+    limit_s: float = 60.0
+
+
+class Draws(Protocol):
+    """What of an engine `image_to_mask` needs."""
+
+    @property
+    def spec(self) -> Spec: ...
+    def classify(self, batch: NDArray[np.uint8], /) -> NDArray[np.uint8]: ...
 
 
 def host(engine: Engine, batch: NDArray[np.uint8]) -> Task:
     """Class maps from images in memory, copies included."""
-    return lambda: (engine.classify(batch), None)[1]
+    return timed(lambda: engine.classify(batch))
 
 
-def image_to_mask(engine: Engine, files: Sequence[Path]) -> Task:
-    """From image files to encoded masks, one after the other: read, resize, engine, resize back, encode."""
+def device(engine: Engine, batch: NDArray[np.uint8]) -> Task | None:
+    """The network alone, by the device's own clock; None where there is none."""
+    if engine.device_ms(batch, runs=1) is None:
+        return None
+    return lambda: (engine.device_ms(batch, runs=1) or [0.0])[0]
+
+
+def image_to_mask(engine: Draws, files: Sequence[Path]) -> Task:
+    """From image files to encoded masks: read, resize, engine, resize back, encode.
+
+    One batch after the other; its files are read and its masks written by as many threads as there are cores.
+    """
+
+    def read(file: Path) -> tuple[tuple[int, ...], NDArray[np.uint8]]:
+        photo = images.read(file)
+        return photo.shape, images.prepared(photo, engine.spec)
+
+    def write(shape: tuple[int, ...], class_map: NDArray[np.uint8]) -> bytes:
+        at_photo_size = images.to_photo_size(class_map, height=shape[0], width=shape[1])
+        return images.mask_png(at_photo_size, engine.spec.colours)
+
+    def run(each: Callable[..., Iterable[Any]]) -> None:
+        shapes, batch = zip(*each(read, files), strict=True)
+        list(each(write, shapes, engine.classify(np.stack(batch))))
 
     def task() -> None:
-        photos = [images.read(file) for file in files]
-        class_maps = engine.classify(np.stack([images.prepared(photo, engine.spec) for photo in photos]))
-        for photo, class_map in zip(photos, class_maps, strict=True):
-            height, width, _ = photo.shape
-            images.mask_png(images.to_photo_size(class_map, height=height, width=width), engine.spec.colours)
+        if len(files) == 1:
+            run(map)
+            return
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            run(pool.map)
+
+    return timed(task)
+
+
+def timed(act: Callable[[], object]) -> Task:
+    """The milliseconds of an act, by this machine's clock."""
+
+    def task() -> float:
+        started = time.perf_counter_ns()
+        act()
+        return (time.perf_counter_ns() - started) / 1e6
 
     return task
 
 
+def warm_up(task: Task) -> None:
+    """Call a task until it does not become faster any more."""
+    best, settled = task(), 0
+    for _ in range(MOST_WARMUP):
+        taken = task()
+        settled = 0 if taken < FASTER * best else settled + 1
+        best = min(best, taken)
+        if settled == SETTLED:
+            return
+
+
+def interleaved(
+    tasks: Sequence[Task],
+    effort: Effort,
+    *,
+    enough: Callable[[Samples], bool] | None = None,
+    percent: Callable[[], None] = lambda: None,
+) -> Samples:
+    """Milliseconds of each task in each run, all of them in every run and in a random order.
+
+    A busy moment of the machine meets all of them, and none is always behind the same other. `enough` looks at the
+    samples now and then; without it, every median's interval must be narrow. `percent` is called a hundred times.
+    """
+    for task in tasks:
+        warm_up(task)
+    order = np.random.default_rng(0)
+    samples: Samples = [[] for _ in tasks]
+    started, told = time.monotonic(), 0
+    while (done := _done(samples, effort, enough or _narrow(effort), started)) < 1 or told < WHOLE:
+        for _ in range(int(WHOLE * done) - told):
+            percent()
+            told += 1
+        for index in order.permutation(len(tasks)) if done < 1 else ():
+            samples[index].append(tasks[index]())
+    return samples
+
+
+def _done(samples: Samples, effort: Effort, enough: Callable[[Samples], bool], started: float) -> float:
+    """The share of the work that is done, by runs or by time; 1 when it is over."""
+    runs = len(samples[0])
+    if effort.runs is not None:
+        return runs / effort.runs
+    spent = min((time.monotonic() - started) / effort.limit_s, runs / FEWEST_RUNS)
+    if runs >= effort.least and runs % CHECK_EVERY == 0 and enough(samples):
+        return 1.0
+    return min(spent, 1.0)
+
+
+def _narrow(effort: Effort) -> Callable[[Samples], bool]:
+    return lambda samples: all(half_width(kept) < effort.half_width for kept in samples)
+
+
+def half_width(samples_ms: Sequence[float]) -> float:
+    """Of the interval of the median, as a share of the median."""
+    low, high = median_interval(samples_ms)
+    return (high - low) / 2 / max(float(np.median(samples_ms)), LEAST_MS)
+
+
+def median_interval(samples_ms: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by a block bootstrap."""
+    kept = np.asarray(samples_ms)
+    low, high = np.percentile(np.median(kept[_blocks(len(kept))], axis=1), CONFIDENCE)
+    return float(low), float(high)
+
+
 def ratio(ms: Sequence[float], reference_ms: Sequence[float]) -> dict[str, Any]:
-    """The median of one task over that of another, with its 95 % bootstrap interval; runs are drawn in pairs."""
-    pairs = np.array([ms, reference_ms])
-    drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
-    medians = np.median(pairs[:, drawn], axis=2)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    return {"ratio": float(np.median(ms) / np.median(reference_ms)), "interval": [float(low), float(high)]}
+    """The median of one task over another run by run, with its 95 % interval: what slows a run slows both."""
+    each = np.asarray(ms) / np.asarray(reference_ms)
+    low, high = median_interval(list(each))
+    return {"ratio": float(np.median(each)), "interval": [low, high]}
 
 
-def summary(samples_ms: Sequence[float], *, batch: int) -> dict[str, Any]:
+def _blocks(count: int) -> NDArray[np.int64]:
+    """(RESAMPLES, count) indices: runs are drawn in blocks of neighbours, for a busy moment lasts several runs.
+
+    The circular block bootstrap (Politis and Romano 1992); blocks of the cube root of the count (Hall, Horowitz and
+    Jing 1995, Biometrika 82:3).
+    """
+    length = max(1, round(count ** (1 / 3)))
+    starts = np.random.default_rng(0).integers(0, count, (RESAMPLES, -(-count // length), 1))
+    return ((starts + np.arange(length)) % count).reshape(RESAMPLES, -1)[:, :count]
+
+
+def summary(samples_ms: Sequence[float], *, batch: int, half_width_at_most: float = HALF_WIDTH) -> dict[str, Any]:
     """Latency of one call over the batch, and images a second by its median."""
     p50, p90, p95, p99 = np.percentile(samples_ms, [50, 90, 95, 99])
     return {
-        "images_per_s": 1000 * batch / float(p50),
+        "runs": len(samples_ms),
+        "images_per_s": 1000 * batch / max(float(p50), LEAST_MS),
         "latency_ms": {
             "min": float(np.min(samples_ms)),
             "mean": float(np.mean(samples_ms)),
@@ -72,4 +197,6 @@ def summary(samples_ms: Sequence[float], *, batch: int) -> dict[str, Any]:
             "p95": float(p95),
             "p99": float(p99),
         },
+        "median_interval": list(median_interval(samples_ms)),
+        "noisy": half_width(samples_ms) > half_width_at_most,
     }

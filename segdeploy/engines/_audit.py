@@ -98,6 +98,12 @@ def inspected(text: str) -> dict[str, Precision | None]:
     return found
 
 
+def layers(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """By layer of the engine, as the inspector's JSON has it: the kind, and the ONNX layers that it does or serves."""
+    named = [layer for layer in json.loads(text).get("Layers", []) if isinstance(layer, Mapping) and "Name" in layer]
+    return {layer["Name"]: (str(layer.get("LayerType", "Layer")), tuple(_onnx_names(layer))) for layer in named}
+
+
 def _onnx_names(layer: Mapping[str, Any]) -> Iterator[str]:
     marked = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.get("Metadata", "")))
     yield from dict.fromkeys(marked or str(layer.get("Name", "")).split(" + "))

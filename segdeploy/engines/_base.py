@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segdeploy import images
 from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact, Kind
+from segdeploy.engines._layers import NodeTime
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
 
@@ -183,6 +184,15 @@ class GraphModule(EngineModule, Protocol):
     """What a file in `engines/` defines besides where its runtime opens graphs."""
 
     def narrow_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
+    def tensors(self, graph: bytes, batch: Images, *, device: str) -> dict[str, NDArray[Any]]: ...
+
+
+class ProfilingModule(EngineModule, Protocol):
+    """What a file in `engines/` may define where its runtime takes the time of each of its nodes."""
+
+    def layer_ms(
+        self, artifact: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
+    ) -> list[NodeTime] | None: ...
 
 
 class CompilingModule(EngineModule, Protocol):

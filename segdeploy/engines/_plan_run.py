@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segdeploy.engines._base import ClassMaps, Engine, Images
 from segdeploy.engines._cuda import Cuda
+from segdeploy.engines._layers import WARMUP
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import Precision, Spec
 
@@ -88,12 +89,15 @@ class PlanEngine(Engine):
             self._free = deque(_Slot(cuda, images, class_maps) for _ in range(SLOTS))
         self._busy: deque[_Slot] = deque()
 
-    def _submit(self, batch: Images) -> _Pending:
+    def _require_fits(self, batch: Images) -> None:
         if len(batch) > self.max_batch:
             raise InvalidRequestError(
                 f"this engine takes at most {self.max_batch} images at once, not {len(batch)}.",
                 f"Build it again with --max-batch {len(batch)}.",
             )
+
+    def _submit(self, batch: Images) -> _Pending:
+        self._require_fits(batch)
         with self._turn, self._cuda.active():
             slot = self._next_slot()
             try:
@@ -196,6 +200,27 @@ class PlanEngine(Engine):
             finally:
                 self._give_back(slot)
         return found
+
+    def profiled(self, batch: Images, profiler: Any, *, runs: int) -> Any:  # noqa: ANN401 - TensorRT's
+        """Tell a profiler of `runs` calls, each as it is and not as a graph; gives the context that ran them."""
+        self._require_fits(batch)
+        with self._turn, self._cuda.active():
+            slot, context = self._next_slot(), self._new_context()
+            try:
+                self._prepare(context, slot, len(batch))
+                context.profiler, context.enqueue_emits_profile = profiler, False
+                np.copyto(slot.images[: len(batch)], batch)
+                self._cuda.to_device(slot.images_at, slot.images[: len(batch)].reshape(-1), self._compute)
+                for run in range(WARMUP + runs):
+                    if not self._enqueue(context):
+                        raise InvalidFileError(f"{self.runtime} failed on a batch of {len(batch)}.", "Build it again.")
+                    self._cuda.record(self._ended, self._compute)
+                    self._cuda.synchronize(self._ended)
+                    if run >= WARMUP:
+                        context.report_to_profiler()
+            finally:
+                self._give_back(slot)
+        return context
 
     def _release(self) -> None:
         with self._turn, self._cuda.active():

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import operator
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,10 @@ from types import ModuleType
 from segdeploy import artifact, signature
 from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
-from segdeploy.engines import _cuda, _plan_build
-from segdeploy.engines._base import BUILD, RUN, BuildOptions, RunOptions, missing, unknown_device
+from segdeploy.engines import _audit, _cuda, _plan_build
+from segdeploy.engines._base import BUILD, RUN, BuildOptions, Images, RunOptions, missing, unknown_device
 from segdeploy.engines._cuda import Cuda, Gpu
+from segdeploy.engines._layers import NodeTime
 from segdeploy.engines._plan_build import Trt
 from segdeploy.engines._plan_compile import Target, compile_plan, system
 from segdeploy.engines._plan_run import PlanEngine
@@ -169,6 +171,35 @@ class Flavour:
         except BaseException:
             cuda.close()
             raise
+
+    def layer_ms(
+        self, compiled: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
+    ) -> list[NodeTime]:
+        """From the runtime's profiler, on a context of its own; what it fused, the inspector says."""
+        trt = self.import_runtime()
+        ms: defaultdict[str, float] = defaultdict(float)
+        apart = dataclasses.replace(options, cuda_graphs=False)
+        with self.open(compiled, device=device, options=apart) as engine:
+            context = engine.profiled(images, _profiler(trt, ms), runs=runs)
+            inspector = context.engine.create_engine_inspector()
+            inspector.execution_context = context
+            made_of = _audit.layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+            del inspector, context  # before the engine they belong to
+        found = {name: made_of.get(name) or ("Layer", tuple(name.split(" + "))) for name in ms}
+        return [NodeTime(name, kind, ms[name] / runs, names) for name, (kind, names) in found.items()]
+
+
+def _profiler(trt: Trt, ms: defaultdict[str, float]) -> Trt:
+    """What TensorRT tells of each layer and call, summed into `ms`."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc] # the base is known at run time
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms_of_call: float) -> None:
+            ms[layer_name] += ms_of_call
+
+    return Profiler()
 
 
 def _deserialized(trt: Trt, plan: Artifact, data: bytes, cuda: Cuda) -> Trt:

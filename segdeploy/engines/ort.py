@@ -1,9 +1,11 @@
 """ONNX Runtime, on the CPU (the default that needs nothing) or on CUDA."""
 
+import json
 import os
 import re
 import tempfile
 import threading
+from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +26,7 @@ from segdeploy.engines._base import (
     on_cpu,
     unknown_device,
 )
+from segdeploy.engines._layers import WARMUP, NodeTime
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -40,6 +43,8 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # fp32 was asked, not TensorFloat-32
 }
+# What the optimiser adds to the name of a node or, where it fuses or drops a cast, of a tensor.
+ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc)+$")
 FATAL = 4  # ONNX Runtime's log level: failures are raised, the log would say them twice
 
 
@@ -171,6 +176,59 @@ def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precisi
             found[name] = Precision.INT8
         elif "Conv" in node.op_type and halves.intersection(node.input):
             found[name] = Precision.FP16
+    return found
+
+
+def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True) -> "dict[str, NDArray[Any]]":
+    """Every output of a graph by name: what a copy of a network gives away of its layers."""
+    ort = import_runtime()
+    session = ort.InferenceSession(graph, _settings(ort, None, optimised=optimised), providers=[PROVIDERS[device]])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": batch}), strict=True))
+
+
+def layer_ms(
+    artifact: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
+) -> list[NodeTime] | None:
+    """From the runtime's own profile of a session like the one `open` makes; None on CUDA, where it times launches."""
+    if device != "cpu":
+        return None
+    try:
+        import onnx
+    except ImportError as error:
+        raise missing("onnx", "train") from error
+    ort = import_runtime()
+    settings = _settings(ort, options.threads, optimised=True)
+    settings.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        settings.profile_file_prefix = str(Path(folder) / "profile")
+        settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        session = ort.InferenceSession(str(artifact.path), settings, providers=[PROVIDERS["cpu"]])
+        for _ in range(WARMUP + runs):
+            session.run(None, {"images": images})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        graph = onnx.load(settings.optimized_model_filepath).graph
+    ms = _kernel_ms(events, runs)
+    makers = {output: node.name for node in graph.node for output in node.output}
+    return [
+        NodeTime(
+            name=node.name,
+            kind=node.op_type,
+            ms=ms[node.name],
+            names=(ADDED.sub("", node.name),),
+            reads=tuple(makers[source] for source in node.input if source in makers),
+        )
+        for node in graph.node
+    ]
+
+
+def _kernel_ms(events: list[dict[str, Any]], runs: int) -> defaultdict[str, float]:
+    """Mean milliseconds of a call by node, over the last `runs` calls of a profile."""
+    warm = sorted(event["ts"] for event in events if event["name"] == "model_run")[-runs]
+    found: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= warm:
+            found[event["name"].removesuffix("_kernel_time")] += event["dur"] / 1000 / runs
     return found
 
 

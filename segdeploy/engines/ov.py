@@ -3,9 +3,10 @@
 import contextlib
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,8 +14,12 @@ from segdeploy import artifact as artifacts
 from segdeploy import onnx_file
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
+from segdeploy.engines._layers import WARMUP, NodeTime
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RUNTIME = "ov"
 OPENS = "graph"
@@ -141,6 +146,45 @@ def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precisi
         if precision is not None:
             found |= dict.fromkeys(facts["originalLayersNames"].astype(str).split(","), precision)
     return found
+
+
+def tensors(graph: bytes, batch: Images, *, device: str) -> "dict[str, NDArray[Any]]":  # noqa: ARG001 - one device
+    """Every output of a graph by name: what a copy of a network gives away of its layers."""
+    core = import_runtime().Core()
+    compiled = core.compile_model(_of_size(core.read_model(graph), len(batch)), "CPU", _settings(RUN))
+    return {name: np.array(found) for port, found in compiled([batch]).items() for name in port.get_names()}
+
+
+def layer_ms(
+    artifact: Artifact,
+    *,
+    device: str,  # noqa: ARG001 - one device
+    images: Images,
+    runs: int,
+    options: RunOptions = RUN,
+) -> list[NodeTime]:
+    """From the counters of a request like those of `open`; what it stands for is what the compiled graph says."""
+    core = import_runtime().Core()
+    model = _of_size(core.read_model(str(artifact.path)), len(images))
+    compiled = core.compile_model(model, "CPU", {**_settings(options), "PERF_COUNT": True})
+    request = compiled.create_infer_request()
+    for _ in range(WARMUP):
+        request.infer([images])
+    ms: defaultdict[str, float] = defaultdict(float)
+    kinds: dict[str, str] = {}
+    for _ in range(runs):
+        request.infer([images])
+        for node in request.get_profiling_info():
+            ms[node.node_name] += node.real_time.total_seconds() * 1000 / runs
+            kinds[node.node_name] = node.node_type
+    return [_node_time(op, ms, kinds) for op in compiled.get_runtime_model().get_ordered_ops()]
+
+
+def _node_time(op: Any, ms: defaultdict[str, float], kinds: dict[str, str]) -> NodeTime:  # noqa: ANN401 - the module is lazy
+    name, facts = op.get_friendly_name(), op.get_rt_info()
+    stands_for = facts["originalLayersNames"].astype(str).split(",")
+    reads = tuple(read.get_source_output().get_node().get_friendly_name() for read in op.inputs())
+    return NodeTime(name, kinds.get(name, facts["layerType"].astype(str)), ms[name], tuple(stands_for), reads)
 
 
 _TYPES = {"i8": Precision.INT8, "u8": Precision.INT8, "f16": Precision.FP16}

@@ -15,10 +15,12 @@ from conftest import photographs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segdeploy import bench as timing
 from segdeploy import checkpoint, dataset, engines, images, models, narrow, pipeline
 from segdeploy._watch import silent
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarks import delivered, latency
+from segdeploy.benchmarks.latency import Effort
 from segdeploy.cli import cli
 from segdeploy.engines import Engine
 from segdeploy.export._graph import Graph, convolution_work
@@ -244,7 +246,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Precision], None]:
 
 
 def bench(*names: str, runs: int = 6, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - the options of bench
-    return pipeline.bench("unet", engine_names=names, device="cpu", runs=runs, **options)
+    return timing.run("unet", engine_names=names, device="cpu", effort=Effort(runs=runs), **options)
 
 
 @pytest.mark.usefixtures("here")
@@ -360,5 +362,7 @@ def test_the_command_ends_with_4_where_delivery_is_required_and_0_where_it_is_no
 @pytest.mark.usefixtures("here")
 def test_a_graph_that_is_named_by_its_path_is_compared_with_its_float_graph() -> None:
     """Its manifest names the graph it was made from."""
-    report = pipeline.bench("export/unet.int8-unsigned.onnx", engine_names=["ort:int8"], runs=2, require_faster=True)
+    report = timing.run(
+        "export/unet.int8-unsigned.onnx", engine_names=["ort:int8"], effort=Effort(runs=2), require_faster=True
+    )
     assert [ratio["engine"] for ratio in report["ratios"]] == ["ort:int8"]

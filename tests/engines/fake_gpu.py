@@ -74,7 +74,7 @@ class FakeCuda(Cuda):
         self._random = random.Random(seed)  # noqa: S311 - an order, no secret
         self._memory: dict[int, Bytes] = {}
         self._pinned: list[Bytes] = []
-        self._streams: list[Stream] = []
+        self.streams: list[Stream] = []
         self._lock = threading.RLock()
         self._thread = threading.local()
 
@@ -113,8 +113,8 @@ class FakeCuda(Cuda):
 
     def stream(self) -> Stream:
         self._hand_out("stream")
-        self._streams.append(Stream(0x77 + len(self._streams)))
-        return self._streams[-1]
+        self.streams.append(Stream(0x77 + len(self.streams)))
+        return self.streams[-1]
 
     def address_of(self, stream: Stream) -> int:
         return stream.address
@@ -175,7 +175,7 @@ class FakeCuda(Cuda):
     def close(self) -> None:
         with self._lock:
             assert not self.closed
-            assert not any(stream.steps for stream in self._streams), "memory is freed under what still runs"
+            assert not any(stream.steps for stream in self.streams), "memory is freed under what still runs"
             for memory in (*self._memory.values(), *self._pinned):
                 memory[:] = 0xEE
             self.alive.clear()
@@ -185,7 +185,7 @@ class FakeCuda(Cuda):
         return self._memory[address]
 
     def stream_at(self, address: int) -> Stream:
-        return next(stream for stream in self._streams if stream.address == address)
+        return next(stream for stream in self.streams if stream.address == address)
 
     def put(self, stream: Stream, step: Step) -> None:
         self._require_active()
@@ -201,7 +201,7 @@ class FakeCuda(Cuda):
             self._held = set()
 
     def _runnable(self) -> list[Stream]:
-        heads = [(stream, stream.steps[0]) for stream in self._streams if stream.steps]
+        heads = [(stream, stream.steps[0]) for stream in self.streams if stream.steps]
         return [stream for stream, head in heads if head.is_ready() and head.kind not in self._held]
 
     def _advance(self, event: Event) -> None:
@@ -211,7 +211,7 @@ class FakeCuda(Cuda):
         self._run(self._bringing(event) if self._random.random() < 0.5 else self._random.choice(runnable))
 
     def _bringing(self, event: Event) -> Stream:
-        steps = [(stream, step) for stream in self._streams for step in stream.steps]
+        steps = [(stream, step) for stream in self.streams for step in stream.steps]
         stream = next(stream for stream, step in steps if step.kind == "record" and step.event is event)
         head = stream.steps[0]
         return stream if head.is_ready() or head.event is None else self._bringing(head.event)
@@ -229,6 +229,7 @@ class FakeNetwork:
     """
 
     draws: Callable[[Bytes], Bytes] | None = None
+    layers: ClassVar[dict[str, float]] = {}  # what a profiler is told: milliseconds of a call
     device_memory_size_v2 = 64
 
     def __init__(self, cuda: FakeCuda, margin: int = 0, information: str = "{}") -> None:
@@ -256,13 +257,25 @@ class FakeNetwork:
 class FakeContext:
     """What a captured graph holds of a context is gone once that is given another shape, as TensorRT says."""
 
+    profiler: Any = None
+    enqueue_emits_profile = True
+
     def __init__(self, network: FakeNetwork, how: object) -> None:
         self.how = how
+        self.engine = network
         self.memory: tuple[int, int] | None = None
         self._network = network
         self._shape: tuple[int, ...] = ()
         self._at: dict[str, int] = {}
         self._changes = 0
+
+    def report_to_profiler(self) -> bool:
+        """Tell what the network says of its layers, once the last call has ended."""
+        assert not self.enqueue_emits_profile
+        assert not any(step.kind == "network" for stream in self._network.cuda.streams for step in stream.steps)
+        for name, ms in self._network.layers.items():
+            self.profiler.report_layer_time(name, ms)
+        return True
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.memory = address, size

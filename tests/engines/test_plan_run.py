@@ -5,15 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 from fake_gpu import Bytes, FakeCuda, FakeNetwork, expected
 
+from segdeploy.engines import RunOptions, _tensorrt, trt_rtx
 from segdeploy.engines._plan_run import MOST_GRAPHS, SLOTS, PlanEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    from segdeploy.artifact import Artifact
 
 HEIGHT, WIDTH, MAX_BATCH = 6, 8, 5
 SEEDS = range(15)
@@ -459,3 +463,48 @@ def test_a_failure_while_a_slot_is_taken_over_costs_no_slot() -> None:
     for count, ticket in zip((1, 2), tickets, strict=True):
         np.testing.assert_array_equal(engine.collect(ticket), expected(pictures(count)))
     engine.close()
+
+
+INSPECTED = """{"Layers": [
+    {"Name": "fused", "LayerType": "CaskConvolution",
+     "Metadata": "[ONNX Layer: down.0.conv/Conv]\\u001e[ONNX Layer: down.0.relu/Relu]"},
+    {"Name": "Reformatting CopyNode", "LayerType": "Reformat", "Metadata": "[ONNX Layer: classifier/Conv]"}
+]}"""
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_profile_names_what_the_engine_fused(monkeypatch: pytest.MonkeyPatch, graphs: bool) -> None:  # noqa: FBT001
+    """TensorRT tells milliseconds by its own names, and the inspector what those are made of; the rest is in a name."""
+    cuda = FakeCuda()
+    network = FakeNetwork(cuda, information=INSPECTED)
+    told = {"fused": 4.0, "Reformatting CopyNode": 1.0, "a/Conv + a/Relu": 0.5}
+    monkeypatch.setattr(network, "layers", told)
+    asked: list[RunOptions] = []
+
+    def open_plan(_self: object, _plan: object, *, device: str, options: RunOptions) -> PlanEngine:
+        assert device == "cuda"
+        asked.append(options)
+        return opened(cuda, network, graphs=options.cuda_graphs)
+
+    monkeypatch.setattr(_tensorrt.Flavour, "open", open_plan)
+    plan, options = cast("Artifact", None), RunOptions(cuda_graphs=graphs)
+    found = trt_rtx.layer_ms(plan, device="cuda", images=pictures(2), runs=3, options=options)
+    assert [(node.kind, node.ms, node.names) for node in found] == [
+        ("CaskConvolution", 4.0, ("down.0.conv/Conv", "down.0.relu/Relu")),
+        ("Reformat", 1.0, ("classifier/Conv",)),
+        ("Layer", 0.5, ("a/Conv", "a/Relu")),
+    ]
+    assert not asked[0].cuda_graphs, "a graph has no layers"
+    assert cuda.closed
+
+
+def test_a_profiled_engine_goes_on_and_a_failure_costs_no_slot(cuda: FakeCuda) -> None:
+    network = FakeNetwork(cuda)
+    with opened(cuda, network) as engine:
+        for _ in range(SLOTS + 1):
+            network.answers.extend([True, False])
+            with pytest.raises(InvalidFileError):
+                engine.profiled(pictures(2), object(), runs=1)
+        np.testing.assert_array_equal(engine.classify(pictures(3)), expected(pictures(3)))
+        with pytest.raises(InvalidRequestError, match="at most"):
+            engine.profiled(pictures(MAX_BATCH + 1), object(), runs=1)

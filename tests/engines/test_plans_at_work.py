@@ -12,8 +12,9 @@ import tensorrt_rtx
 from conftest import photograph, photographs
 from fake_gpu import FakeCuda, FakeNetwork
 
-from segdeploy import artifact, choice, inventory, pipeline, signature
+from segdeploy import artifact, bench, choice, inventory, pipeline, signature
 from segdeploy.artifact import Artifact
+from segdeploy.benchmarks.latency import Effort
 from segdeploy.engines import BuildOptions, Engine, _cuda, ort
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 
@@ -83,13 +84,28 @@ def test_a_plan_that_draws_other_masks_fails_its_gate_and_serves_nobody(monkeypa
         pipeline.infer(["photos"], engine=ENGINE)
 
 
+def test_a_plan_is_bisected_by_its_graph(gpu: Draws, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that gave its layers away would be another plan: where its graph is right, the plan is at fault."""
+    pipeline.build("unet", engine=ENGINE)
+    on_gpu(monkeypatch, lambda batch: 1 - gpu(batch))
+    report = pipeline.parity(engine=ENGINE, data=labelled, bisect=True)
+    assert (report["passed"], report["first_failing_stage"]) == (False, "engine")
+    found = report["departure"]
+    assert (found["stage"], found["kind"], found["layers_compared"]) == ("engine", "none found", 23)
+    assert "what the stage runs is not its graph" in found["text"]
+    assert "A plan cannot be looked into without building another" in found["text"]
+
+
 def test_every_verb_takes_a_plan(gpu: Draws, labelled: Path) -> None:
     report = pipeline.infer(["photos"], engine=ENGINE)
     assert (report["done"], report["device"], report["file"]) == (3, "cuda", str(PLAN))
     assert pipeline.evaluate(data=labelled, engine=ENGINE)["runtime"] == "trt-rtx"
     assert pipeline.parity(engine=ENGINE, data=labelled)["passed"]
-    rows = pipeline.bench(engine_names=[ENGINE, "ort:fp32"], runs=2, data=labelled)["rows"]
-    assert [row["runtime"] for row in rows] == ["trt-rtx", "trt-rtx", "ort", "ort"]
+    rows = bench.run(engine_names=[ENGINE, "ort:fp32"], effort=Effort(runs=2), data=labelled)["rows"]
+    assert [(row["runtime"], row["level"]) for row in rows] == [
+        *(("trt-rtx", level) for level in ("device", "host", "image_to_mask")),
+        *(("ort", level) for level in ("host", "image_to_mask")),
+    ]
     assert rows[0]["agreement"] == 1.0
     assert rows[0]["sha256"] == built().sha256
     with pipeline.open(str(PLAN), engine="fp32") as engine:

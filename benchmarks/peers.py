@@ -1,0 +1,430 @@
+"""Measure segdeploy against the tools people would use instead; writes benchmarks/peers_NAME.json and .md.
+
+    python benchmarks/peers.py speed [--network NAME] [--precision int8] [--batch 8] [--rounds N] [--work DIR]
+    python benchmarks/peers.py accuracy --data DIR [--network NAME] [--work DIR]
+
+`speed`: the four networks at full size (360x480, 21 classes, untrained), batch 1 and 8, from memory and from image file
+to encoded mask. In fp32 PyTorch eager, in channels_last and through torch.compile, plain ONNX Runtime, OpenVINO's
+Python API, all with NumPy and Pillow around them (peers/), and segdeploy in the runtime that `--engine fp32` chooses;
+in int8 ONNX Runtime's `quantize_static` and NNCF, both with their default options, and `--engine int8`. Every
+competitor is a process of its own; they take turns, round by round, with the same weights and images, and ratios are
+taken within a round. `accuracy`: the packaged networks in int8, each quantised on the same 32 packaged images, on
+DIR's validation images. NNCF gets an environment of its own in --work. With --network, --precision and --batch only
+those are measured anew, and the other rows stay. Graphs are made in --work.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+from _contest import competitor, in_turns
+from _graphs import full_size
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from PIL import Image
+
+from segdeploy import artifact, checkpoint, dataset, engines, images, metrics, models, pipeline
+from segdeploy.benchmarks import accuracy, latency, machine
+from segdeploy.export._graph import Graph
+from segdeploy.export.to_onnx import to_graph
+from segdeploy.models._blocks import Network
+from segdeploy.spec import Precision, Spec
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "peers"
+PRECISIONS = (Precision.FP32, Precision.INT8)
+BATCHES = (1, 8)
+ROUNDS = {1: 12, 8: 6}
+PHOTOGRAPHS = 8
+NNCF = ("nncf==3.4.0", f"openvino=={openvino.__version__.split('-')[0]}", "onnx")
+OURS = "segdeploy"
+LEVELS = ("host", "image_to_mask")
+
+
+def competitors(name: str, precision: Precision, graph: Path, peers: Mapping[str, Path]) -> dict[str, list[str | Path]]:
+    """The command of each; what follows is the size and the images."""
+    ours = [HERE / "peers.py", "draw", graph, precision]
+    if precision is Precision.INT8:
+        return {
+            "ONNX Runtime, quantize_static": [PEERS / "onnxruntime_numpy.py", peers["quantize_static"]],
+            "OpenVINO, NNCF": [PEERS / "openvino_numpy.py", peers["nncf"]],
+            OURS: ours,
+        }
+    weights = pipeline.EXPORTS / f"{name}.random.safetensors"
+    return {
+        "torch eager": [PEERS / "torch_pillow.py", "eager", weights],
+        "torch channels_last": [PEERS / "torch_pillow.py", "channels_last", weights],
+        "torch.compile": [PEERS / "torch_pillow.py", "compile", weights],
+        "ONNX Runtime, NumPy": [PEERS / "onnxruntime_numpy.py", peers["fp32"]],
+        "OpenVINO, NumPy": [PEERS / "openvino_numpy.py", peers["fp32"]],
+        OURS: ours,
+    }
+
+
+def contest(
+    name: str, precision: Precision, batch: int, rounds: int, peers: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """A row for each competitor and level."""
+    graph = artifact.read(artifact.graph_path(pipeline.EXPORTS, name, precision, _form(precision)))
+    files = [str(path) for path in photographs()[:batch]]
+    place = [str(graph.spec.height), str(graph.spec.width), *files]
+    with contextlib.ExitStack() as stack:
+        asked = {
+            each: stack.enter_context(competitor(*command, *place))
+            for each, command in competitors(name, precision, graph.path, peers).items()
+        }
+        for ask in asked.values():
+            ask("0")
+        samples = in_turns(rounds, asked)
+        maps = {each: _class_maps(ask, f"{each}.npy") for each, ask in asked.items()}
+    agreement = {each: float(np.mean(found == _reference(name, batch, maps))) for each, found in maps.items()}
+    rows = []
+    for each, (index, level) in itertools.product(samples, enumerate(LEVELS)):
+        ms = [found[index] for found in samples[each]]
+        facts = {"subject": f"{name} {precision} {each}", "model": name, "precision": precision, "level": level}
+        facts |= {"engine": each, "batch": batch, "agreement": agreement[each], "miou": None, "samples_ms": ms}
+        rows.append({**facts, **latency.summary(ms, batch=batch)})
+    report_progress(rows)
+    return rows
+
+
+def _class_maps(ask: Any, file: str) -> NDArray[np.uint8]:  # noqa: ANN401 - a competitor
+    ask(file)
+    found: NDArray[np.uint8] = np.load(file)
+    Path(file).unlink()
+    return found
+
+
+def _reference(name: str, batch: int, maps: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """PyTorch's class maps: eager's own where it is in the contest, kept for those where it is not."""
+    kept = Path(f"{name}.{batch}.reference.npy")
+    if "torch eager" in maps:
+        np.save(kept, maps["torch eager"])
+    found: NDArray[np.uint8] = np.load(kept)
+    return found
+
+
+def report_progress(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        ms = row["latency_ms"]["median"]
+        print(f"{row['subject']:50} {row['level']:14} {row['batch']} {ms:9.1f} ms {row['agreement']:.4%}", flush=True)
+
+
+def draw(graph: Path, precision: str, files: Sequence[str]) -> None:
+    """Ours, in the protocol of the peers: the product's own path from image file to encoded mask."""
+    with pipeline.open(str(graph), engine=precision) as engine:
+        watched = _Watched(engine)
+        task = latency.image_to_mask(watched, [Path(file) for file in files])
+        for line in sys.stdin:
+            total = task()
+            if line.strip().endswith(".npy"):
+                np.save(line.strip(), watched.class_maps)
+            print(watched.ms, total, flush=True)
+
+
+class _Watched:
+    """An engine whose calls are timed."""
+
+    def __init__(self, engine: engines.Engine) -> None:
+        self.spec = engine.spec
+        self._engine = engine
+        self.ms = 0.0
+        self.class_maps = np.zeros(0, np.uint8)
+
+    def classify(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        started = time.perf_counter_ns()
+        self.class_maps = self._engine.classify(batch)
+        self.ms = (time.perf_counter_ns() - started) / 1e6
+        return self.class_maps
+
+
+def photographs() -> list[Path]:
+    """Eight of the packaged photographs at 480x640, as JPEG: what a camera gives is larger than the network."""
+    folder = Path("photographs")
+    folder.mkdir(exist_ok=True)
+    for path in pipeline.packaged_images()[:PHOTOGRAPHS]:
+        file = folder / f"{path.stem}.jpg"
+        if not file.exists():
+            Image.fromarray(images.to_network_size(images.read(path), height=480, width=640)).save(file, quality=92)
+    return sorted(folder.glob("*.jpg"))
+
+
+def peer_graphs(network: Network, spec: Spec, calibration: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """The network as most people export it, normalised float32 in and logits out, and what two tools make of that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"fp32": folder / "logits.onnx", "quantize_static": folder / "static.onnx", "nncf": folder / "nncf.xml"}
+    if all(path.exists() for path in found.values()):
+        return found
+    model = to_graph(network, dataclasses.replace(spec, output="logits"))
+    first = next(iter(Graph(model).convolutions())).input[0]
+    onnx.save(model, folder / "whole.onnx")
+    onnx.utils.extract_model(str(folder / "whole.onnx"), str(found["fp32"]), [first], ["logits"])
+    pictures = [_normalised(path, spec) for path in calibration]
+    quantize_static(str(found["fp32"]), str(found["quantize_static"]), _Pictures(first, pictures))
+    np.savez(folder / "pictures.npz", *pictures)
+    command = [_nncf_python(), PEERS / "nncf_quantize.py", found["fp32"], folder / "pictures.npz", found["nncf"]]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return found
+
+
+def _nncf_python() -> Path:
+    """NNCF holds back the versions of others: it has an environment of its own."""
+    folder = Path("nncf-environment")
+    python = folder / "bin" / "python"
+    if not (folder / ".ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *NNCF], check=True)
+        (folder / ".ready").touch()
+    return python
+
+
+def _normalised(path: Path, spec: Spec) -> NDArray[np.float32]:
+    picture = images.prepared(images.read(path), spec)
+    scaled = (picture.astype(np.float32) / 255 - spec.mean) / spec.std
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None].astype(np.float32))
+
+
+class _Pictures(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime is untyped
+    """Photographs, as most people prepare them."""
+
+    def __init__(self, name: str, pictures: Sequence[NDArray[np.float32]]) -> None:
+        self._left = iter([{name: picture} for picture in pictures])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._left, None)
+
+
+def speed(names: Sequence[str], precisions: Sequence[Precision], batches: Sequence[int], rounds: int | None) -> Any:  # noqa: ANN401
+    rows, subjects = [], []
+    for name in names:
+        if not all(artifact.graph_path(pipeline.EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
+            full_size(name)
+        network, spec = checkpoint.load(pipeline.EXPORTS / f"{name}.random.safetensors")
+        few = pipeline.packaged_images()[: pipeline.RANDOM_STATISTICS]
+        peers = peer_graphs(network, spec, few, Path("peers") / name)
+        for precision, batch in itertools.product(precisions, batches):
+            rows += contest(name, precision, batch, rounds or ROUNDS[batch], peers)
+        for precision in precisions:
+            subjects += _subjects(name, precision, spec, peers)
+    return {"rows": rows, "subjects": subjects}
+
+
+def _form(precision: Precision) -> str | None:
+    return "unsigned" if precision is Precision.INT8 else None
+
+
+def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, Path]) -> list[dict[str, Any]]:
+    graph = artifact.read(artifact.graph_path(pipeline.EXPORTS, name, precision, _form(precision)))
+    with pipeline.open(str(graph.path), engine=precision) as engine:
+        chosen = engine.runtime
+    found = []
+    for each, command in competitors(name, precision, graph.path, peers).items():
+        file = next(part for part in command if isinstance(part, Path) and part.suffix != ".py")
+        facts = {"id": f"{name} {precision} {each}", "model": name, "engine": each, "precision": precision}
+        facts |= {"runtime": chosen if each == OURS else None, "peer": each != OURS, "device": "cpu"}
+        facts |= {"path": file.name, "sha256": artifact.sha256(file), "size_mb": _size_mb(file)}
+        facts |= {"height": spec.height, "width": spec.width, "threads": len(os.sched_getaffinity(0))}
+        facts |= {"classes": spec.classes, "colours": spec.colours, "random_weights": True, "miou": None}
+        found.append({**facts, "miou_reason": "the networks are untrained"})
+    return found
+
+
+def _size_mb(file: Path) -> float:
+    return sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.exists()) / 1e6
+
+
+def scores(names: Sequence[str], data: Path) -> list[dict[str, Any]]:
+    """What mIoU and agreement the packaged networks have in PyTorch, and in int8 by three tools."""
+    rows = []
+    for name in names:
+        network, spec = checkpoint.load(pipeline.PACKAGED / f"{name}.safetensors")
+        peers = peer_graphs(network, spec, pipeline.packaged_images(), Path("packaged") / name)
+        pipeline.export(name)
+        pipeline.narrow(name, pipeline.Narrow(Precision.INT8, ["unsigned"]))
+        run = {"ONNX Runtime, quantize_static": _in_onnxruntime, "OpenVINO, NNCF": _in_openvino}
+        graphs = {"ONNX Runtime, quantize_static": peers["quantize_static"], "OpenVINO, NNCF": peers["nncf"]}
+        with pipeline.open(name, engine="torch:fp32") as torch, pipeline.open(name, engine="int8") as ours:
+            draws = {"PyTorch, fp32": torch.classify, OURS: ours.classify}
+            draws |= {each: run[each](graphs[each], spec) for each in run}
+            rows += _scored(name, spec, draws, data)
+    return rows
+
+
+def _in_onnxruntime(graph: Path, spec: Spec) -> Any:  # noqa: ANN401
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: _as_float(batch, spec)})[0].argmax(1).astype(np.uint8)
+
+
+def _in_openvino(graph: Path, spec: Spec) -> Any:  # noqa: ANN401
+    compiled = openvino.Core().compile_model(str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: compiled(_as_float(batch, spec))[0].argmax(1).astype(np.uint8)
+
+
+def _as_float(batch: NDArray[np.uint8], spec: Spec) -> NDArray[np.float32]:
+    return ((batch.astype(np.float32) / 255 - spec.mean) / spec.std).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def _scored(name: str, spec: Spec, draws: Mapping[str, Any], data: Path) -> list[dict[str, Any]]:
+    counts = {each: np.zeros((len(spec.classes),) * 2, np.int64) for each in draws}
+    agreeing, pixels = dict.fromkeys(draws, 0), 0
+    for sample in dataset.open_folder(data).val:
+        truth = dataset.read_truth(sample.mask, classes=len(spec.classes), ignore_index=spec.ignore_index)
+        batch = images.prepared(images.read(sample.image), spec)[None]
+        maps = {each: classify(batch)[0] for each, classify in draws.items()}
+        pixels += maps[OURS].size
+        for each, found in maps.items():
+            counts[each] += accuracy.against(truth, found, spec)
+            agreeing[each] += int(np.count_nonzero(found == maps["PyTorch, fp32"]))
+    found = [
+        {"network": name, "tool": each, "miou": metrics.miou(counts[each]), "agreement": agreeing[each] / pixels}
+        for each in draws
+    ]
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def merged(path: Path, found: dict[str, Any], key: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What was measured now, and what an earlier call on the same machine measured besides."""
+    if path.is_file():
+        before = json.loads(path.read_bytes())
+        if all(before["machine"][fact] == found["machine"][fact] for fact in ("processor", "cores", "packages")):
+            for part in ("rows", "subjects"):
+                fresh = {key(row) for row in found.get(part, [])}
+                found[part] = [*found.get(part, []), *(row for row in before.get(part, []) if key(row) not in fresh)]
+    for part in ("rows", "subjects"):
+        found[part] = sorted(found.get(part, []), key=key)
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    parts = ("network", "tool", "id", "model", "precision", "batch", "level", "engine")
+    return tuple(str(row[part]) if part in row else "" for part in parts)
+
+
+def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The time of segdeploy over that of each peer, round by round."""
+    groups = itertools.groupby(rows, key=lambda row: (row["model"], row["precision"], row["batch"], row["level"]))
+    found = []
+    for (model, precision, batch, level), members in groups:
+        each = {row["engine"]: row["samples_ms"] for row in members}
+        ours = each.pop(OURS)
+        for peer, theirs in each.items():
+            facts = {"model": model, "precision": precision, "batch": batch, "level": level, "peer": peer}
+            found.append({"engine": OURS, **facts, **latency.ratio(ours, theirs)})
+    return found
+
+
+def speed_page(document: Mapping[str, Any]) -> str:
+    """A table for each precision and level: medians, and under each peer the ratio with its interval."""
+    told = [
+        "Medians in ms for the whole batch; in brackets segdeploy's time over the peer's, round by round, with its",
+        "95 % interval: below 1, segdeploy is ahead. The networks are untrained, so the last table, of pixels that",
+        "agree with PyTorch eager's masks, says that fp32 is the same network in all of them; what int8 costs is in",
+        "`peers_accuracy.md`, with trained ones.",
+    ]
+    lines = [_head("speed", document), *told, ""]
+    for precision, level in itertools.product(PRECISIONS, reversed(LEVELS)):
+        members = _where(document["rows"], precision=precision, level=level)
+        beside = {_spot(each): each for each in _where(document["ratios"], precision=precision, level=level)}
+        lines += _table(f"{precision}, {level.replace('_', ' ')}", members, functools.partial(_cell, ratios=beside))
+    fp32 = _where(document["rows"], precision=Precision.FP32, level="host")
+    return "\n".join([*lines, *_table("fp32, agreement", fp32, lambda row: f"{row['agreement']:.3%}")])
+
+
+def _where(rows: Sequence[Mapping[str, Any]], **facts: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if all(row[fact] == value for fact, value in facts.items())]
+
+
+def _spot(ratio: Mapping[str, Any]) -> tuple[str, int, str]:
+    return ratio["model"], ratio["batch"], ratio["peer"]
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    tools = sorted({row["engine"] for row in rows}, key=lambda tool: (tool == OURS, tool))
+    lines = [f"## {title}", "", f"| network | batch | {' | '.join(tools)} |"]
+    lines.append(f"| --- | --- | {' | '.join('---' for _ in tools)} |")
+    for (model, batch), members in itertools.groupby(rows, key=lambda row: (row["model"], row["batch"])):
+        each = {row["engine"]: cell(row) for row in members}
+        lines.append(f"| {model} | {batch} | {' | '.join(each.get(tool, '-') for tool in tools)} |")
+    return [*lines, ""]
+
+
+def _cell(row: Mapping[str, Any], ratios: Mapping[tuple[str, int, str], Mapping[str, Any]]) -> str:
+    median = f"{row['latency_ms']['median']:.4g}"
+    ratio = ratios.get((row["model"], row["batch"], row["engine"]))
+    if ratio is None:
+        return f"**{median}**"
+    low, high = ratio["interval"]
+    return f"{median} ({ratio['ratio']:.3f}; {low:.3f} to {high:.3f})"
+
+
+def accuracy_page(document: Mapping[str, Any]) -> str:
+    lines = [
+        _head("accuracy", document),
+        "| network | tool | mIoU | points against PyTorch | agreement |",
+        "|---|---|---|---|---|",
+    ]
+    reference = {row["network"]: row["miou"] for row in document["rows"] if row["tool"].startswith("PyTorch")}
+    for row in document["rows"]:
+        change = 100 * (row["miou"] - reference[row["network"]])
+        lines.append(
+            f"| {row['network']} | {row['tool']} | {row['miou']:.4f} | {change:+.3f} | {row['agreement']:.3%} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _head(what: str, document: Mapping[str, Any]) -> str:
+    facts = document["machine"]
+    return f"# Peers: {what}\n\n`{document['command']}` on {facts['processor']}, {facts['cores']} cores.\n"
+
+
+def main() -> None:
+    if sys.argv[1] == "draw":
+        draw(Path(sys.argv[2]), sys.argv[3], sys.argv[6:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "accuracy"])
+    parser.add_argument("--network", choices=models.names(), action="append")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append", type=Precision)
+    parser.add_argument("--batch", choices=BATCHES, action="append", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("build/peers"))
+    given = parser.parse_args()
+    names, data = given.network or models.names(), given.data and given.data.resolve()
+    given.work.mkdir(parents=True, exist_ok=True)
+    os.chdir(given.work)
+    if given.what == "speed":
+        found = speed(names, given.precision or PRECISIONS, given.batch or BATCHES, given.rounds)
+    else:
+        found = {"rows": scores(names, data)}
+    command = shlex.join(["python", "benchmarks/peers.py", given.what, *(["--data", data.name] if data else [])])
+    document = {"schema": 2, "kind": "bench" if given.what == "speed" else "accuracy", "command": command}
+    path = HERE / f"peers_{given.what}.json"
+    document = merged(path, {**document, "made_at": artifact.now(), "machine": machine.describe(), **found}, _key)
+    if given.what == "speed":
+        document["ratios"] = ratios(document["rows"])
+    page = speed_page(document) if given.what == "speed" else accuracy_page(document)
+    artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
+    artifact.write_atomically(path.with_suffix(".md"), page.encode())
+
+
+if __name__ == "__main__":
+    main()
