@@ -94,8 +94,8 @@ def run(
     slower than it was by more than `max_regression` (a share), as far as the 95 % intervals support it.
     """
     earlier = None if compare is None else results.read(compare)
-    asked, skipped = _asked(model, engine_names, device, watch, every=every, with_fp32=require_faster)
     pictures = pipeline.pictures_of(data)
+    asked, skipped = _asked(model, engine_names, device, watch, every=every, with_fp32=require_faster)
     with contextlib.ExitStack() as stack:
         subjects = [_subject(stack, each, options, pictures, data, batch=max(batches), watch=watch) for each in asked]
         if profile:
@@ -312,15 +312,13 @@ def _profiled(
     subject: _Subject, pictures: Sequence[Picture], options: RunOptions, *, batch: int, watch: Watch
 ) -> _Subject:
     found, stacked = subject.found, _batch(subject.engine, [picture.image for picture in pictures[:batch]])
+    where = {"runtime": found.runtime, "device": subject.engine.device}
+    spent = None
     with watch(f"Profiling {subject.name}", 1) as done:
-        spent = layers.profile(
-            found.file,
-            runtime=found.runtime,
-            device=subject.engine.device,
-            images=stacked,
-            runs=PROFILED_RUNS,
-            options=options,
-        )
+        try:
+            spent = layers.profile(found.file, **where, images=stacked, runs=PROFILED_RUNS, options=options)
+        except SegdeployError as error:
+            log.warning("%s has no profile: %s", subject.name, error.what)
         done()
     return dataclasses.replace(subject, facts={**subject.facts, "profile": spent})
 
@@ -455,9 +453,9 @@ def _regressions(comparison: Mapping[str, Any] | None) -> list[dict[str, str]]:
     for row in comparison["rows"]:
         if row["regression"]:
             low, high = row["interval"]
-            where = f"{row['subject']}, {row['level']}, batch {row['batch']}"
+            where = f"{row['subject']}, {row['level']}, batch {row['batch']},"
             times = f"takes {row['ratio']:.3f} (95 %: {low:.3f} to {high:.3f}) of the time of the file in"
-            what = f"{where}, {times} {comparison['with']}: more than {1 + comparison['max_regression']:.3f}."
+            what = f"{where} {times} {comparison['with']}: more than {1 + comparison['max_regression']:.3f}."
             failures.append({"what": what, "remedy": "Ship the earlier file, or raise --max-regression."})
     return failures
 

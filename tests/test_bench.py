@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import Run, as_ordinary_user
+from conftest import Run
 
 from segdeploy import artifact, bench, engines, pipeline
 from segdeploy.artifact import Artifact
@@ -106,7 +106,7 @@ def test_a_twofold_slowdown_is_a_regression_at_every_level(saved: Path, slowed: 
     report = timed(engine_names=["ort:fp32", "torch:fp32"], compare=saved, effort=Effort(runs=20))
     host = [row for row in report["comparison"]["rows"] if row["level"] == "host"]
     assert [row["regression"] for row in host] == [True, True]
-    assert any("unet ort:fp32 cpu, host, batch 1 takes " in failure["what"] for failure in report["failures"])
+    assert any("unet ort:fp32 cpu, host, batch 1, takes " in failure["what"] for failure in report["failures"])
 
 
 def test_the_same_file_is_no_regression_of_itself(saved: Path) -> None:
@@ -132,7 +132,7 @@ def gone(path: Path, document: dict[str, Any]) -> None:
 
 
 def changed(path: Path, document: dict[str, Any]) -> None:
-    (path.parent / document["subjects"][0]["kept"]).write_bytes(b"another")
+    artifact.write_atomically(path.parent / document["subjects"][0]["kept"], b"another")
 
 
 def another_size(path: Path, document: dict[str, Any]) -> None:
@@ -202,10 +202,11 @@ def test_the_command_ends_with_4_past_a_regression(saved: Path, slowed: Callable
 
 
 @pytest.mark.usefixtures("workspace")
-def test_a_place_that_cannot_be_written_to_is_said() -> None:
-    Path("locked").mkdir(mode=0o555)
-    with as_ordinary_user(), pytest.raises(InvalidFileError, match="cannot write locked"):
-        results.save({"subjects": []}, Path("locked/new.json"), {"a": artifact.read(Path("export/unet.fp32.onnx"))})
+def test_a_full_disk_is_said_and_leaves_no_result(small_disk: Path) -> None:
+    file = artifact.read(Path("export/unet.fp32.onnx"))
+    with pytest.raises(InvalidFileError, match="No space left on device"):
+        results.save({"subjects": [{"id": "a"}]}, small_disk / "new.json", {"a": file})
+    assert not (small_disk / "new.json").exists()
 
 
 @pytest.mark.usefixtures("workspace")

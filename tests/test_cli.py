@@ -390,6 +390,20 @@ def doctor_fields(report: dict[str, Any]) -> None:
     assert all(each["usable"] or each["reason"] for each in report["order"])
 
 
+def report_fields(report: dict[str, Any]) -> None:
+    assert (report["path"], report["subjects"]) == ("report.html", [{"document": "result.json", "id": "a"}])
+    assert report["size_mb"] == Path("report.html").stat().st_size / 1e6
+
+
+@pytest.fixture
+def _result(workspace: Path) -> None:
+    """The least that `bench --save` could have written."""
+    row = {"subject": "a", "level": "host", "batch": 1, "latency_ms": {"median": 1.0}}
+    subject = {"id": "a", "model": "unet", "engine": "ort:fp32"}
+    document = {"schema": 2, "kind": "bench", "subjects": [subject], "rows": [row]}
+    (workspace / "result.json").write_text(json.dumps(document))
+
+
 def build_fields(report: dict[str, Any]) -> None:
     assert report["path"] == "engines/unet.trt-rtx.fp32.cc89.plan"
     assert report["made_by"]["typed"]["work"] == {"fp32": 1.0}
@@ -412,6 +426,7 @@ def train_fields(report: dict[str, Any]) -> None:
         pytest.param("export --model unet --data data", export_fields, marks=pytest.mark.slow),
         ("parity --data data --engine ort:fp32", parity_fields),
         ("bench --data data --runs 3 --batch 2 --engine ort:fp32", bench_fields),
+        ("report result.json", report_fields),
         ("sensitivity --data data", sensitivity_fields),
         ("eval --data data --engine ort:fp32", eval_fields),
         ("infer data/images --engine ort:fp32", infer_fields),
@@ -423,7 +438,7 @@ def train_fields(report: dict[str, Any]) -> None:
     ],
     ids=lambda value: value.partition(" ")[0] if isinstance(value, str) else "",
 )
-@pytest.mark.usefixtures("labelled", "workspace")
+@pytest.mark.usefixtures("labelled", "workspace", "_result")
 def test_json_is_one_document_with_what_was_asked(
     run: Run, arguments: str, fields: Callable[[dict[str, Any]], None]
 ) -> None:

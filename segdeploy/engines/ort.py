@@ -135,7 +135,7 @@ def open(  # noqa: A001 - the name every engine module has
     try:
         session = ort.InferenceSession(
             graph or str(artifact.path),
-            _settings(ort, options.threads, optimised=optimised),
+            _settings(ort, options, optimised=optimised),
             providers=[(provider, settings)],
         )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
@@ -164,7 +164,7 @@ def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precisi
     ort = import_runtime()
     provider, options = PROVIDERS[device]
     with tempfile.TemporaryDirectory() as folder:
-        settings = _settings(ort, None, optimised=True)
+        settings = _settings(ort, RUN, optimised=True)
         settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         ort.InferenceSession(str(artifact.path), settings, providers=[(provider, options)])
         graph = onnx.load(settings.optimized_model_filepath).graph
@@ -182,7 +182,7 @@ def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precisi
 def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True) -> "dict[str, NDArray[Any]]":
     """Every output of a graph by name: what a copy of a network gives away of its layers."""
     ort = import_runtime()
-    session = ort.InferenceSession(graph, _settings(ort, None, optimised=optimised), providers=[PROVIDERS[device]])
+    session = ort.InferenceSession(graph, _settings(ort, RUN, optimised=optimised), providers=[PROVIDERS[device]])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": batch}), strict=True))
 
@@ -198,7 +198,7 @@ def layer_ms(
     except ImportError as error:
         raise missing("onnx", "train") from error
     ort = import_runtime()
-    settings = _settings(ort, options.threads, optimised=True)
+    settings = _settings(ort, options, optimised=True)
     settings.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         settings.profile_file_prefix = str(Path(folder) / "profile")
@@ -254,12 +254,12 @@ def devices() -> list[str]:
     return [device for device in DEVICES if PROVIDERS[device][0] in available and (device == "cpu" or _cuda.has_gpu())]
 
 
-def _settings(ort: Any, threads: int | None, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy
+def _settings(ort: Any, options: RunOptions, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy
     settings = ort.SessionOptions()
     settings.log_severity_level = FATAL
-    settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    # A spinning thread burns the core that decodes the next image.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.intra_op_num_threads = options.threads or len(os.sched_getaffinity(0))
+    if options.hint == "throughput":  # a spinning thread burns the core that decodes the next image
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     return settings
