@@ -245,6 +245,13 @@ def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, P
     return found
 
 
+def _with_agreement(subject: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The least over the batches; int8 of an untrained network says nothing about int8."""
+    if subject["precision"] == Precision.INT8:
+        return {**subject, "agreement": None, "agreement_reason": "untrained: see peers_accuracy.md"}
+    return {**subject, "agreement": min(row["agreement"] for row in rows if row["subject"] == subject["id"])}
+
+
 def _size_mb(file: Path) -> float:
     return sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.exists()) / 1e6
 
@@ -420,7 +427,8 @@ def main() -> None:
     path = HERE / f"peers_{given.what}.json"
     document = merged(path, {**document, "made_at": artifact.now(), "machine": machine.describe(), **found}, _key)
     if given.what == "speed":
-        document["ratios"] = ratios(document["rows"])
+        document |= {"ratios": ratios(document["rows"]), "images": PHOTOGRAPHS}
+        document["subjects"] = [_with_agreement(subject, document["rows"]) for subject in document["subjects"]]
     page = speed_page(document) if given.what == "speed" else accuracy_page(document)
     artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
     artifact.write_atomically(path.with_suffix(".md"), page.encode())

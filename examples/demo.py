@@ -26,8 +26,11 @@ def demonstrate(name: str) -> dict[str, Any]:
     """One network, from its checkpoint to masks."""
     graph = pipeline.export(name)
     proof = pipeline.parity(name, data=EXAMPLES)
-    rows = bench.run(name, engine_names=ENGINES, data=EXAMPLES, effort=EFFORT, save=_result(name))["rows"]
-    timed = min((row for row in rows if row["level"] == "host"), key=lambda row: row["latency_ms"]["median"])
+    result = bench.run(
+        name, engine_names=ENGINES, data=EXAMPLES, effort=EFFORT, save=_result(name), command="python examples/demo.py"
+    )
+    hosts = [row for row in result["rows"] if row["level"] == "host"]
+    timed = min(hosts, key=lambda row: row["latency_ms"]["median"])
     out = Path("masks", name)
     folder = pipeline.infer([str(EXAMPLES / "images")], model=name, out=out, overlay=True)
     return {

@@ -173,7 +173,7 @@ def _every(model: str | None, device: str, watch: Watch) -> tuple[list[Found], l
         try:
             found.append(pipeline.find(_own_fp32(model, name), name, where, watch))
         except SegdeployError as error:
-            log.warning("%s is left out: %s", name, error.what)
+            log.warning("%s is left out: %s %s", name, error.what, error.remedy)
             skipped.append({"engine": name, "reason": error.what})
     if not found:
         raise InvalidRequestError("no engine can be timed here.", "See segdeploy doctor.")

@@ -615,7 +615,9 @@ def bench(
         watch=_watch,
         **asked,
     )
-    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=list(_bench_lines(report)))
+    saved = [f"kept in {asked['save']}: segdeploy report {asked['save']}"] if asked["save"] else []
+    lines = [*_bench_lines(report), *saved]
+    _print(report, as_json=as_json, table=lambda: _bench_table(report["rows"]), lines=lines)
     for failure in report["failures"]:
         click.echo(f"Error: {failure['what']}\n{failure['remedy']}", err=True)
     if report["failures"]:
@@ -633,7 +635,8 @@ def _bench_lines(report: Mapping[str, Any]) -> Iterator[str]:
     devices = {row["device"] for row in report["rows"] if row["level"] == "device"}
     facts, rows = report["machine"], report["rows"]
     runs = " to ".join(str(count) for count in sorted({min(r["runs"] for r in rows), max(r["runs"] for r in rows)}))
-    yield f"{facts['processor']}, {facts['cores']} cores, {runs} interleaved runs"
+    size = f"{rows[0]['height']}x{rows[0]['width']}"
+    yield f"{rows[0]['model']} at {size} on {facts['processor']}, {facts['cores']} cores, {runs} interleaved runs"
     if not devices:
         yield "No device level: a CPU has no clock of its own, and no copies to leave out."
     if noisy := [row for row in rows if row["noisy"]]:
@@ -997,7 +1000,7 @@ def _decimal(value: float) -> str:
 
 def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich table
     columns = ("engine", "level", "batch", "median ms", "95 %", "p90", "p99", "images/s", "MB", "mIoU", "agreement")
-    table = _table("model", *columns)
+    table = _table(*columns)
     for row in rows:
         ms = [f"{row['latency_ms'][key]:.2f}" for key in ("median", "p90", "p99")]
         ms.insert(1, "{:.2f} to {:.2f}".format(*row["median_interval"]) + (" noisy" if row["noisy"] else ""))
@@ -1011,7 +1014,7 @@ def _bench_table(rows: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - a rich ta
         if row["delivered"] != row["precision"]:
             engine += f" (delivered: {row['delivered'] or 'unknown'})"
         speed = f"{row['images_per_s']:.1f}"
-        table.add_row(row["model"], engine, row["level"], str(row["batch"]), *ms, speed, megabytes, *scores)
+        table.add_row(engine, row["level"], str(row["batch"]), *ms, speed, megabytes, *scores)
     return table
 
 

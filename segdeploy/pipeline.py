@@ -207,7 +207,8 @@ def build(
         signature.publish(plan)
         return plan
     pictures = pictures_of(None)[: PROOF_IMAGES[graph.made_by["weights"]["kind"]]]
-    plan, report = _prove(graph, plan, runtime, pictures, device="cuda", watch=watch)
+    report = _judged(graph, plan, runtime, pictures, device="cuda", watch=watch)
+    plan = _with_proof(plan, report)
     _require_passed(report, plan)
     return plan
 
@@ -402,7 +403,8 @@ def export(
         graph = to_onnx(network, spec, path, weights=source.described_for(EXPORTS))
         done()
     pictures = pictures_of(data) if data is not None else pictures_of(None)[: PROOF_IMAGES[source.kind]]
-    proven, report = _prove(graph, graph, engines.REFERENCE, pictures, device="cpu", watch=watch)
+    report = _judged(graph, graph, engines.REFERENCE, pictures, device="cpu", watch=watch)
+    proven = _with_proof(graph, report)
     _require_passed(report, proven)
     return proven
 
@@ -433,8 +435,10 @@ def parity(
     if bisect and found.file.kind == "checkpoint":
         raise InvalidRequestError("--bisect looks into graphs; torch runs a checkpoint.", "Give --engine ort:fp32.")
     graph = _graph_of(found, model, watch)
-    proof = functools.partial(_prove, device=found.device, options=options, limits=limits, bisect=bisect, watch=watch)
-    _, report = proof(graph, found.file, found.runtime, pictures)
+    judge = functools.partial(_judged, device=found.device, options=options, limits=limits, bisect=bisect, watch=watch)
+    report = judge(graph, found.file, found.runtime, pictures)
+    if found.file.kind != "checkpoint":
+        _with_proof(found.file, report)
     return report
 
 
@@ -472,29 +476,6 @@ def judged(found: Found, pictures: Sequence[Picture], *, watch: Watch = silent) 
     return _judged(graph, found.file, found.runtime, some, device=found.device, watch=watch)
 
 
-def _prove(
-    graph: Artifact,
-    file: Artifact,
-    runtime: str,
-    pictures: Sequence[Picture],
-    *,
-    device: str,
-    options: RunOptions = engines.RUN,
-    limits: Mapping[str, float | None] | None = None,
-    bisect: bool = False,
-    watch: Watch,
-) -> tuple[Artifact, dict[str, Any]]:
-    """Prove what a runtime opens, along the chain of its graph; the proof goes into its manifest, if it has one."""
-    report = _judged(
-        graph, file, runtime, pictures, device=device, options=options, limits=limits, bisect=bisect, watch=watch
-    )
-    if file.kind == "checkpoint":
-        return graph, report
-    file = dataclasses.replace(file, parity=report)
-    _write_proof(file)
-    return file, report
-
-
 def _judged(
     graph: Artifact,
     file: Artifact,
@@ -507,6 +488,7 @@ def _judged(
     bisect: bool = False,
     watch: Watch,
 ) -> dict[str, Any]:
+    """The proof of what a runtime opens, along the chain of its graph."""
     _require_torch()
     source = origin(graph)
     if file.kind == "checkpoint":
@@ -531,8 +513,9 @@ def _require_torch() -> None:
         raise checkpoint.missing_torch() from error
 
 
-def _write_proof(file: Artifact) -> None:
-    """Into the manifest; a plan's is signed again, and where there is no key the proof stands beside it."""
+def _with_proof(file: Artifact, report: Mapping[str, Any]) -> Artifact:
+    """The same with its proof in its manifest; a plan is signed again, or the proof put beside it without a key."""
+    file = dataclasses.replace(file, parity=report)
     if file.kind != "plan":
         artifact.write_manifest(file)
     elif signature.is_signed(file.path):
@@ -541,6 +524,7 @@ def _write_proof(file: Artifact) -> None:
         beside = file.path.with_name(f"{file.path.name}.parity.json")
         artifact.write_atomically(beside, (json.dumps(file.parity, indent=1) + "\n").encode())
         log.warning("The manifest is not signed with a key of this user: the proof stands in %s.", beside)
+    return file
 
 
 def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "list[Stage]":

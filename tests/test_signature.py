@@ -288,7 +288,7 @@ def test_a_proof_does_not_turn_trust_into_a_signature(plan: Artifact, home: Path
     """Else `trust --revoke` would have no effect."""
     (home / "key").write_bytes(b"x" * 32)
     signature.trust(artifact.sha256(artifact.manifest_path(plan.path)))
-    pipeline._write_proof(dataclasses.replace(plan, parity={"passed": True}))  # noqa: SLF001 - without a GPU no parity
+    pipeline._with_proof(plan, {"passed": True})  # noqa: SLF001 - without a GPU no parity
     assert json.loads(beside(plan.path, ".parity.json").read_text()) == {"passed": True}
     assert signature.read_manifest(plan.path).parity is None
 

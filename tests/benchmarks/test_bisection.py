@@ -245,6 +245,6 @@ def test_a_required_engine_that_is_none_here_is_said_before_the_work(
     pipeline.narrow("unet", pipeline.Narrow(Precision.INT8, ["signed"], calibrate=photos, data=photos, min_agreement=0))
     signed = "export/unet.int8-signed.onnx"
     assert pipeline.parity(signed, engine="int8", data=photos)["proven_to"] == "graph"
-    monkeypatch.setattr(pipeline, "_prove", lambda *_, **__: pytest.fail("proved"))
+    monkeypatch.setattr(pipeline, "_judged", lambda *_, **__: pytest.fail("proved"))
     with pytest.raises(MissingRuntimeError, match="runs the signed form exactly"):
         pipeline.parity(signed, engine="int8", data=photos, require_engine=True)
