@@ -185,7 +185,7 @@ def peer_graphs(network: Network, spec: Spec, calibration: Sequence[Path], folde
 
 def _nncf_python() -> Path:
     """NNCF holds back the versions of others: it has an environment of its own."""
-    folder = Path("nncf-environment")
+    folder = Path("..", "nncf-environment").resolve()  # of both measurements
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         venv.create(folder, with_pip=True, clear=True)
@@ -416,8 +416,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/peers"))
     given = parser.parse_args()
     names, data = given.network or models.names(), given.data and given.data.resolve()
-    given.work.mkdir(parents=True, exist_ok=True)
-    os.chdir(given.work)
+    work = given.work / given.what  # the packaged graphs bear the names of the untrained ones
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
     if given.what == "speed":
         found = speed(names, given.precision or PRECISIONS, given.batch or BATCHES, given.rounds)
     else:
