@@ -382,8 +382,10 @@ class _Timed:
         self._labels = list(tasks)
 
         def enough(samples: latency.Samples) -> bool:
-            narrow = all(latency.half_width(kept) < effort.half_width for kept in samples)
-            return narrow and all(_width(each) < max_regression / 2 for each in self._compared(samples).values())
+            compared = self._compared(samples)
+            alone = [kept for label, kept in zip(self._labels, samples, strict=True) if label[:2] not in compared]
+            narrow = all(latency.half_width(kept) < effort.half_width for kept in alone)
+            return narrow and all(_width(each) < max_regression / 2 for each in compared.values())
 
         with watch(f"Timing batch {self.batch}", latency.WHOLE) as percent:
             samples = latency.interleaved(list(tasks.values()), effort, enough=enough, percent=percent)
