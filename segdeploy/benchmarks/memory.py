@@ -98,20 +98,23 @@ def _measured(asked: dict[str, Any]) -> dict[str, float | str | None]:
 
 
 def _resident_mb() -> float | None:
-    found = (
-        re.search(r"^VmRSS:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE) if STATUS.is_file() else None
-    )
-    return None if found is None else int(found[1]) / 1024
+    return _status_mb("VmRSS")
 
 
 def _peak_mb() -> float:
     """The most this process ever had. VmHWM, for a child's ru_maxrss begins with what its parent had."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    if found is not None:
-        return int(found[1]) / 1024
+    if (found := _status_mb("VmHWM")) is not None:
+        return found
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _status_mb(field: str) -> float | None:
+    """What the kernel says of this process; None where it does not."""
+    text = STATUS.read_text(encoding="ascii") if STATUS.is_file() else ""
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return None if found is None else int(found[1]) / 1024
 
 
 def _used_mb(gpu: Any) -> float | None:  # noqa: ANN401 - pynvml and a handle, or None
