@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the second runtime for every graph of its form, and often the faster one."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections import defaultdict
@@ -97,12 +98,11 @@ def open(  # noqa: A001 - the name every engine module has
     artifact: Artifact, *, device: str, options: RunOptions = RUN
 ) -> OvEngine:
     """The hint decides over cores and streams; for latency, with threads of one call, the other cores serve others."""
-    ov = import_runtime()
+    core = _core()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
     remedy = f"Export it again: segdeploy export --model {artifact.spec.model}"
     onnx_file.require_contained(artifact.path)
-    core = ov.Core()
     with _refused(f"OpenVINO cannot open {artifact.path}", remedy):
         model = core.read_model(str(artifact.path))
     if not _carries(model, artifact.spec):
@@ -125,6 +125,16 @@ def import_runtime() -> ModuleType:
     return runtime
 
 
+@functools.cache
+def _core() -> Any:  # noqa: ANN401 - the module is lazy
+    """One for the process, never given back.
+
+    Each core of OpenVINO 2026.4 gives the thread a stack for its signals and puts back the one it found, also where
+    the core that owned it is gone by then: Ctrl-C after that ends the process as a segmentation fault.
+    """
+    return import_runtime().Core()
+
+
 def devices() -> list[str]:
     import_runtime()
     return list(DEVICES)
@@ -132,8 +142,7 @@ def devices() -> list[str]:
 
 def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - one device
     """The convolutions that are really computed in a narrow type, read from the graph as the runtime optimised it."""
-    ov = import_runtime()
-    core = ov.Core()
+    core = _core()
     model = _of_size(core.read_model(str(artifact.path)), 1)
     graph = core.compile_model(model, "CPU", _settings(RUN)).get_runtime_model()
     found: dict[str, Precision] = {}
@@ -150,7 +159,7 @@ def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precisi
 
 def tensors(graph: bytes, batch: Images, *, device: str) -> "dict[str, NDArray[Any]]":  # noqa: ARG001 - one device
     """Every output of a graph by name: what a copy of a network gives away of its layers."""
-    core = import_runtime().Core()
+    core = _core()
     compiled = core.compile_model(_of_size(core.read_model(graph), len(batch)), "CPU", _settings(RUN))
     return {name: np.array(found) for port, found in compiled([batch]).items() for name in port.get_names()}
 
@@ -164,7 +173,7 @@ def layer_ms(
     options: RunOptions = RUN,
 ) -> list[NodeTime]:
     """From the counters of a request like those of `open`; what it stands for is what the compiled graph says."""
-    core = import_runtime().Core()
+    core = _core()
     model = _of_size(core.read_model(str(artifact.path)), len(images))
     compiled = core.compile_model(model, "CPU", {**_settings(options), "PERF_COUNT": True})
     request = compiled.create_infer_request()

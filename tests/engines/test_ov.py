@@ -1,5 +1,7 @@
 """OpenVINO to full strength: fixed shapes, hints, requests in flight, what it compiled before."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,22 @@ from segdeploy.artifact import Artifact
 from segdeploy.engines import RunOptions, ov
 
 GRAPH = Path("export/unet.fp32.onnx")
+TWO_ENGINES = """
+import pathlib, signal, sys
+from segdeploy import artifact
+from segdeploy.engines import ov
+
+graph = artifact.read(pathlib.Path(sys.argv[1]))
+first, second = ov.open(graph, device="cpu"), ov.open(graph, device="cpu")
+first.close()
+del first
+second.close()
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
 
 
 @pytest.fixture
@@ -76,3 +94,9 @@ def test_without_a_folder_for_its_cache_it_runs_without(run: Run, workspace: Pat
     (workspace / "file").write_text("no folder")
     done = run("infer", "photos", "--engine", "ov:fp32", "--json", XDG_CACHE_HOME=str(workspace / "file"))
     assert (done.code, done.json()["done"]) == (0, 1), done.err
+
+
+def test_ctrl_c_is_heard_after_one_engine_made_room_for_another(graph: Artifact) -> None:
+    """In a process of its own, which OpenVINO can end: each of its cores moves the stack that signals run on."""
+    done = subprocess.run([sys.executable, "-c", TWO_ENGINES, graph.path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
