@@ -84,14 +84,20 @@ class Picture:
 
 
 def groups(documents: Sequence[Document]) -> list[Group]:
-    """One for each network of each file, in the order of the files; subjects are numbered over all of them."""
+    """One for each network of each file, in the order of the files; subjects are numbered over all of them.
+
+    A network that stands in several files is named with its file.
+    """
+    files = collections.Counter(
+        model for document in documents for model in {each["model"] for each in document.facts["subjects"]}
+    )
     found: list[Group] = []
     number = 0
     for document in documents:
         facts = document.facts["subjects"]
         for model in dict.fromkeys(each["model"] for each in facts):
             members = [each for each in facts if each["model"] == model]
-            title = model if len(documents) == 1 else f"{model} · {document.name}"
+            title = model if files[model] == 1 else f"{model} · {document.name}"
             subjects = list(_subjects(members, document, number))
             found.append(Group(len(found), document, model, title, subjects))
             number += len(members)

@@ -473,3 +473,19 @@ def test_without_jinja2_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MissingRuntimeError) as refused:
         report.write(made.saved(tmp_path, made.document("unet")), tmp_path / "page.html")
     assert refused.value.remedy == "Install it: pip install 'segdeploy[report]'"
+
+
+def test_a_network_is_named_with_its_file_where_several_have_it(tmp_path: Path) -> None:
+    pages = {
+        names: told(written(tmp_path, *map(made.document, names))) for names in (("unet", "segnet"), ("unet", "unet"))
+    }
+    assert "unet · " not in pages["unet", "segnet"]
+    assert "unet · 0.json" in pages["unet", "unet"]
+    assert "unet · 1.json" in pages["unet", "unet"]
+
+
+def test_where_files_come_from_is_said_once_for_those_that_share_it(tmp_path: Path) -> None:
+    here, there = made.document("unet"), made.document("unet")
+    there["machine"] = {**there["machine"], "processor": "Another"}
+    lead = told(written(tmp_path, here, here, there))
+    assert re.search(r"0\.json, 1\.json: (?!Another)[^;]+; 2\.json: Another,", lead), lead[:400]
