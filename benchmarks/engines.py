@@ -26,9 +26,9 @@ from _contest import answer_of, competitor, in_turns
 from _graphs import full_size
 
 from segdeploy import artifact, engines, models
-from segdeploy.benchmarks import latency, machine
 from segdeploy.engines import RunOptions
 from segdeploy.spec import Precision
+from segdeploy.timing import latency, machine
 
 SCHEMA = 1
 HERE = Path(__file__).resolve().parent

@@ -39,12 +39,12 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402 - once it is there
 
-from segdeploy import artifact, engines, images, models, pipeline  # noqa: E402 - the checkout, not an installed one
+from segdeploy import artifact, engines, images, making, models  # noqa: E402 - the checkout, not an installed one
 from segdeploy.artifact import Artifact  # noqa: E402
-from segdeploy.benchmarks import latency, machine  # noqa: E402
 from segdeploy.engines import Engine  # noqa: E402
 from segdeploy.errors import SegdeployError  # noqa: E402
 from segdeploy.spec import Precision  # noqa: E402
+from segdeploy.timing import latency, machine  # noqa: E402
 
 SCHEMA = 1
 TESTS = [ROOT / "tests" / "engines" / "test_contract.py"]
@@ -139,7 +139,7 @@ def _engine(runtime: str, graph: Artifact, device: str) -> Engine:
     file = graph
     if engines.modules()[runtime].OPENS == "plan":
         options = engines.BuildOptions(max_batch=max(BATCHES))
-        file = engines.compiling(runtime).compile(graph, pipeline.ENGINES, options)
+        file = engines.compiling(runtime).compile(graph, making.ENGINES, options)
     return engines.open_engine(file, runtime=runtime, device=device)
 
 
@@ -151,7 +151,7 @@ def torch_engine(name: str, device: str, size: tuple[int, int], *, compiled: boo
     from segdeploy.palettes import named
     from segdeploy.spec import Spec
 
-    torch.manual_seed(pipeline.RANDOM_SEED)
+    torch.manual_seed(making.RANDOM_SEED)
     palette = named["voc"]
     network = models.build(name, len(palette.classes)).eval()
     spec = Spec(name, {}, palette.classes, palette.colours, *size, margin=network.margin)
@@ -199,7 +199,7 @@ def trtexec(name: str, made: dict[Precision, Artifact], batches: Sequence[int]) 
 
 
 def photographs(count: int) -> list[Path]:
-    return pipeline.packaged_images()[:count]
+    return making.packaged_images()[:count]
 
 
 def proven(device: str) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def proven(device: str) -> list[dict[str, Any]]:
         for precision in precisions if facts["obstacle"] is None else []:
             engine = f"{runtime}:{precision}"
             try:
-                report = pipeline.parity("unet", engine=engine, device=device)
+                report = making.parity("unet", engine=engine, device=device)
                 agreement = report["stages"][-1]["agreement"]
                 rows.append({"engine": engine, "passed": report["passed"], "agreement": agreement})
             except SegdeployError as error:
@@ -235,7 +235,7 @@ def table(report: dict[str, Any]) -> str:
 def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The report, as it grows: what has been measured is kept whatever comes next."""
     device, mark = ("cpu", "not gpu and not slow") if given.rehearse else ("cuda", "gpu")
-    size = (64, 96) if given.rehearse else pipeline.RANDOM_SIZE
+    size = (64, 96) if given.rehearse else making.RANDOM_SIZE
     names, batches, runs = (["unet"], (1, 2), 2) if given.rehearse else (models.names(), BATCHES, given.runs)
     exporting = all(importlib.util.find_spec(package) for package in EXPORTING)
     report: dict[str, Any] = {"schema": SCHEMA, "made_at": artifact.now(), "rehearsal": given.rehearse}

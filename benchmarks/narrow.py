@@ -31,11 +31,12 @@ import openvino
 from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy import artifact, engines, images, models, narrow, pipeline
-from segdeploy._watch import silent
-from segdeploy.benchmarks import latency, machine
-from segdeploy.export._graph import Graph, convolution_work
+from segdeploy import artifact, engines, images, making, models
+from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.progress import silent
+from segdeploy.quantization import search
 from segdeploy.spec import Precision
+from segdeploy.timing import latency, machine
 
 SCHEMA = 1
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def speed(runs: int) -> dict[str, Any]:
         graphs = full_size(name)
         fp32 = graphs[Precision.FP32]
         giga = 2e-9 * sum(convolution_work(Graph(onnx.load(fp32.path))).values())
-        photo = images.prepared(images.read(pipeline.packaged_images()[0]), fp32.spec)[None]
+        photo = images.prepared(images.read(making.packaged_images()[0]), fp32.spec)[None]
         for engine in SPEED_ENGINES:
             runtime, _, precision = engine.partition(":")
             opened = engines.open_engine(graphs[Precision(precision)], runtime=runtime, device="cpu")
@@ -152,15 +153,15 @@ def accuracy(data: Path, checkpoints: Path | None) -> dict[str, Any]:
     rows = []
     for name in models.names():
         weights = None if checkpoints is None else str(checkpoints / f"{name}.safetensors")
-        pipeline.export(name, weights=weights, data=data)
+        making.export(name, weights=weights, data=data)
         halves = [(Precision.FP16, None)] if weights is None else []
         for precision, drop in (*halves, (Precision.INT8, None), (Precision.INT8, 0.1)):
-            wanted = pipeline.Narrow(precision, data=data, max_drop=drop)
-            rows += [_kept(graph, graph.parity, str(drop or "default")) for graph in pipeline.narrow(name, wanted)]
+            wanted = making.Narrow(precision, data=data, max_drop=drop)
+            rows += [_kept(graph, graph.parity, str(drop or "default")) for graph in making.narrow(name, wanted)]
             sys.stderr.write(f"{name} {precision} {drop}\n")
         if weights is None:  # the packaged ones bring their own images: nobody needs labels to calibrate
-            for graph in pipeline.narrow(name, pipeline.Narrow(Precision.INT8)):
-                rows.append(_kept(graph, pipeline.parity(str(graph.path), engine="int8", data=data), "without data"))
+            for graph in making.narrow(name, making.Narrow(Precision.INT8)):
+                rows.append(_kept(graph, making.parity(str(graph.path), engine="int8", data=data), "without data"))
     return {"rows": rows}
 
 
@@ -210,10 +211,10 @@ def memory() -> dict[str, Any]:
 
 
 def calibrate(count: int) -> dict[str, Any]:
-    graph = pipeline.graph_for("unet")
-    files = [pipeline.packaged_images()[index % 32] for index in range(count)]
+    graph = making.graph_for("unet")
+    files = [making.packaged_images()[index % 32] for index in range(count)]
     started = time.perf_counter()
-    narrow.int8_recipes(graph, ["signed"], narrow.Photographs(files, graph.spec), method=narrow.METHOD, watch=silent)
+    search.int8_recipes(graph, ["signed"], search.Photographs(files, graph.spec), method=search.METHOD, progress=silent)
     seconds = time.perf_counter() - started
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"images": count, "peak_mb": peak_mb, "seconds": seconds}

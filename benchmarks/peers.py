@@ -39,12 +39,15 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 
-from segdeploy import artifact, checkpoint, dataset, engines, images, metrics, models, pipeline
-from segdeploy.benchmarks import accuracy, latency, machine
-from segdeploy.export._graph import Graph
-from segdeploy.export.to_onnx import to_graph
-from segdeploy.models._blocks import Network
+from segdeploy import artifact, engines, images, making, metrics, models
+from segdeploy.blocks import Network
+from segdeploy.checkpoints import checkpoint
+from segdeploy.data import dataset
+from segdeploy.graphs.graph import Graph
+from segdeploy.graphs.to_onnx import to_graph
+from segdeploy.proof import accuracy
 from segdeploy.spec import Precision, Spec
+from segdeploy.timing import latency, machine
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
@@ -66,7 +69,7 @@ def competitors(name: str, precision: Precision, graph: Path, peers: Mapping[str
             "OpenVINO, NNCF": [PEERS / "openvino_numpy.py", peers["nncf"]],
             OURS: ours,
         }
-    weights = pipeline.EXPORTS / f"{name}.random.safetensors"
+    weights = making.EXPORTS / f"{name}.random.safetensors"
     return {
         "torch eager": [PEERS / "torch_pillow.py", "eager", weights],
         "torch channels_last": [PEERS / "torch_pillow.py", "channels_last", weights],
@@ -81,7 +84,7 @@ def contest(
     name: str, precision: Precision, batch: int, rounds: int, peers: Mapping[str, Path]
 ) -> list[dict[str, Any]]:
     """A row for each competitor and level."""
-    graph = artifact.read(artifact.graph_path(pipeline.EXPORTS, name, precision, _form(precision)))
+    graph = artifact.read(artifact.graph_path(making.EXPORTS, name, precision, _form(precision)))
     files = [str(path) for path in photographs()[:batch]]
     place = [str(graph.spec.height), str(graph.spec.width), *files]
     with contextlib.ExitStack() as stack:
@@ -128,7 +131,7 @@ def report_progress(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def draw(graph: Path, precision: str, files: Sequence[str]) -> None:
     """Ours, in the protocol of the peers: the product's own path from image file to encoded mask."""
-    with pipeline.open(str(graph), engine=precision) as engine:
+    with making.open(str(graph), engine=precision) as engine:
         watched = _Watched(engine)
         task = latency.image_to_mask(watched, [Path(file) for file in files])
         for line in sys.stdin:
@@ -158,7 +161,7 @@ def photographs() -> list[Path]:
     """Eight of the packaged photographs at 480x640, as JPEG: what a camera gives is larger than the network."""
     folder = Path("photographs")
     folder.mkdir(exist_ok=True)
-    for path in pipeline.packaged_images()[:PHOTOGRAPHS]:
+    for path in making.packaged_images()[:PHOTOGRAPHS]:
         file = folder / f"{path.stem}.jpg"
         if not file.exists():
             Image.fromarray(images.to_network_size(images.read(path), height=480, width=640)).save(file, quality=92)
@@ -213,10 +216,10 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime is 
 def speed(names: Sequence[str], precisions: Sequence[Precision], batches: Sequence[int], rounds: int | None) -> Any:  # noqa: ANN401
     rows, subjects = [], []
     for name in names:
-        if not all(artifact.graph_path(pipeline.EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
+        if not all(artifact.graph_path(making.EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
             full_size(name)
-        network, spec = checkpoint.load(pipeline.EXPORTS / f"{name}.random.safetensors")
-        few = pipeline.packaged_images()[: pipeline.RANDOM_STATISTICS]
+        network, spec = checkpoint.load(making.EXPORTS / f"{name}.random.safetensors")
+        few = making.packaged_images()[: making.RANDOM_STATISTICS]
         peers = peer_graphs(network, spec, few, Path("peers") / name)
         for precision, batch in itertools.product(precisions, batches):
             rows += contest(name, precision, batch, rounds or ROUNDS[batch], peers)
@@ -230,8 +233,8 @@ def _form(precision: Precision) -> str | None:
 
 
 def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, Path]) -> list[dict[str, Any]]:
-    graph = artifact.read(artifact.graph_path(pipeline.EXPORTS, name, precision, _form(precision)))
-    with pipeline.open(str(graph.path), engine=precision) as engine:
+    graph = artifact.read(artifact.graph_path(making.EXPORTS, name, precision, _form(precision)))
+    with making.open(str(graph.path), engine=precision) as engine:
         chosen = engine.runtime
     found = []
     for each, command in competitors(name, precision, graph.path, peers).items():
@@ -260,13 +263,13 @@ def scores(names: Sequence[str], data: Path) -> list[dict[str, Any]]:
     """What mIoU and agreement the packaged networks have in PyTorch, and in int8 by three tools."""
     rows = []
     for name in names:
-        network, spec = checkpoint.load(pipeline.PACKAGED / f"{name}.safetensors")
-        peers = peer_graphs(network, spec, pipeline.packaged_images(), Path("packaged") / name)
-        pipeline.export(name)
-        pipeline.narrow(name, pipeline.Narrow(Precision.INT8, ["unsigned"]))
+        network, spec = checkpoint.load(making.PACKAGED / f"{name}.safetensors")
+        peers = peer_graphs(network, spec, making.packaged_images(), Path("packaged") / name)
+        making.export(name)
+        making.narrow(name, making.Narrow(Precision.INT8, ["unsigned"]))
         run = {"ONNX Runtime, quantize_static": _in_onnxruntime, "OpenVINO, NNCF": _in_openvino}
         graphs = {"ONNX Runtime, quantize_static": peers["quantize_static"], "OpenVINO, NNCF": peers["nncf"]}
-        with pipeline.open(name, engine="torch:fp32") as torch, pipeline.open(name, engine="int8") as ours:
+        with making.open(name, engine="torch:fp32") as torch, making.open(name, engine="int8") as ours:
             draws = {"PyTorch, fp32": torch.classify, OURS: ours.classify}
             draws |= {each: run[each](graphs[each], spec) for each in run}
             rows += _scored(name, spec, draws, data)

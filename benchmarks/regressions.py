@@ -21,10 +21,10 @@ from unittest import mock
 
 from numpy.typing import NDArray
 
-from segdeploy import artifact, bench, engines
+from segdeploy import artifact, benchmarking, engines
 from segdeploy.artifact import Artifact
-from segdeploy.benchmarks import machine
 from segdeploy.engines import Engine
+from segdeploy.timing import machine
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "ort:fp32"
@@ -58,7 +58,7 @@ def slowed(share: float) -> Iterator[None]:
 
 def repetition(share: float) -> dict[str, Any]:
     with slowed(share):
-        report = bench.run("unet", engine_names=[ENGINE], compare=KEPT)
+        report = benchmarking.run("unet", engine_names=[ENGINE], compare=KEPT)
     rows = report["comparison"]["rows"]
     found = {
         "slowdown": share,
@@ -103,7 +103,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     os.chdir(given.work)
-    bench.run("unet", engine_names=[ENGINE], save=KEPT)
+    benchmarking.run("unet", engine_names=[ENGINE], save=KEPT)
     document: dict[str, Any] = {
         "schema": 1,
         "command": shlex.join(["python", "benchmarks/regressions.py", "--repetitions", str(given.repetitions)]),

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from segdeploy import artifact, bench, models, pipeline
-from segdeploy.benchmarks import machine
-from segdeploy.benchmarks.latency import Effort
+from segdeploy import artifact, benchmarking, making, models
+from segdeploy.timing import machine
+from segdeploy.timing.latency import Effort
 
 ENGINES = ("ort:fp32", "torch:fp32")
 RUNS = 30
@@ -27,16 +27,16 @@ SCHEMA = 1
 
 def packaged(name: str, data: Path) -> dict[str, Any]:
     """Parity over all validation images, and both engines timed and scored."""
-    pipeline.export(name)
-    proof = pipeline.parity(name, data=data)
-    rows = bench.run(name, engine_names=ENGINES, data=data, effort=Effort(runs=RUNS))["rows"]
+    making.export(name)
+    proof = making.parity(name, data=data)
+    rows = benchmarking.run(name, engine_names=ENGINES, data=data, effort=Effort(runs=RUNS))["rows"]
     return {"model": name, "weights": "packaged", "parity": proof, "rows": rows}
 
 
 def full_size(name: str) -> dict[str, Any]:
     """The network of the paper at 360x480, 21 classes, untrained: latency only."""
-    pipeline.export(name, weights="random")
-    rows = bench.run(name, engine_names=ENGINES, effort=Effort(runs=FULL_SIZE_RUNS))["rows"]
+    making.export(name, weights="random")
+    rows = benchmarking.run(name, engine_names=ENGINES, effort=Effort(runs=FULL_SIZE_RUNS))["rows"]
     return {"model": name, "weights": "random", "rows": rows}
 
 

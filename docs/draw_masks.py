@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from segdeploy import checkpoint, images, models, pipeline
+from segdeploy import images, making, models
+from segdeploy.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "nuclei"
@@ -27,13 +28,13 @@ def main() -> None:
     names = (EXAMPLES / "val.txt").read_text(encoding="utf-8").split()
     photos = [images.read(EXAMPLES / "images" / names[row]) for row in ROWS]
     truths = [images.read_mask(EXAMPLES / "masks" / names[row]) for row in ROWS]
-    colours = checkpoint.read(pipeline.PACKAGED / "unet.safetensors").spec.colours
+    colours = checkpoint.read(making.PACKAGED / "unet.safetensors").spec.colours
     columns = {"photograph": photos}
     columns["truth"] = [images.overlay(photo, mask, colours) for photo, mask in zip(photos, truths, strict=True)]
     with tempfile.TemporaryDirectory() as work:
-        pipeline.EXPORTS = Path(work)
+        making.EXPORTS = Path(work)
         for name in models.names():
-            with pipeline.open(name, engine="ort:fp32") as engine:
+            with making.open(name, engine="ort:fp32") as engine:
                 columns[name] = [images.overlay(photo, engine.segment(photo), colours) for photo in photos]
     page = Image.new("RGB", (len(columns) * (SIDE + GAP) - GAP, TITLE + len(ROWS) * (SIDE + GAP) - GAP), "white")
     pen = ImageDraw.Draw(page)

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from segdeploy import bench, models, pipeline
-from segdeploy.benchmarks import report
-from segdeploy.benchmarks.latency import Effort
+from segdeploy import benchmarking, making, models
+from segdeploy.reporting import page
+from segdeploy.timing.latency import Effort
 
 EXAMPLES = Path(__file__).parent.resolve() / "nuclei"
 EFFORT = Effort(limit_s=15)
@@ -24,16 +24,16 @@ ENGINES = ("torch:fp32", "ort:fp32", "ov:fp32", "ort:int8", "ov:int8")
 
 def demonstrate(name: str) -> dict[str, Any]:
     """One network, from its checkpoint to masks."""
-    graph = pipeline.export(name)
-    proof = pipeline.parity(name, data=EXAMPLES)
-    result = bench.run(
+    graph = making.export(name)
+    proof = making.parity(name, data=EXAMPLES)
+    result = benchmarking.run(
         name, engine_names=ENGINES, data=EXAMPLES, effort=EFFORT, save=_result(name), command="python examples/demo.py"
     )
     hosts = [row for row in result["rows"] if row["level"] == "host"]
     timed = min(hosts, key=lambda row: row["latency_ms"]["median"])
     out = Path("masks", name)
     photographs = [str(EXAMPLES / "images")]
-    folder = pipeline.infer(photographs, model=name, engine=timed["engine"], out=out, overlay=True)
+    folder = making.infer(photographs, model=name, engine=timed["engine"], out=out, overlay=True)
     return {
         "name": name,
         "size_mb": graph.path.stat().st_size / 1e6,
@@ -67,7 +67,7 @@ def main() -> None:
         table.add_row(name, found["size"], f"{found['size_mb']:.1f}", found["engine"], agreement, *numbers)
     console.print(table)
     console.print(f"Masks: {folder}/masks/MODEL. Photo and mask in one picture: {folder}/masks/MODEL-overlays.")
-    report.write([_result(name) for name in models.names()], Path("report.html"))
+    page.write([_result(name) for name in models.names()], Path("report.html"))
     console.print(f"Graphs and their proofs: {folder}/export. All engines on one page: {folder}/report.html.")
     sys.exit(0 if passed else 4)
 

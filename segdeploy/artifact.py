@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from segdeploy import onnx_file
+from segdeploy import external_data
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.spec import Precision, Spec
 
@@ -170,7 +170,7 @@ def read(path: Path) -> Artifact:
             f"Make it again: segdeploy export --model {artifact.spec.model}",
         )
     if artifact.kind == "graph":
-        onnx_file.require_contained(path)
+        external_data.require_contained(path)
     return artifact
 
 

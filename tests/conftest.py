@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy import checkpoint, engines, models, pipeline
+from segdeploy import engines, making, models
+from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Spec
@@ -109,7 +110,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with checkpoints/unet.safetensors and export/unet.fp32.onnx."""
     import torch
 
-    from segdeploy.export.to_onnx import to_onnx
+    from segdeploy.graphs.to_onnx import to_onnx
 
     folder = tmp_path_factory.mktemp("small")
     with torch.random.fork_rng():
@@ -119,10 +120,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         ground, thing = logits(torch.from_numpy(photograph(64, 64)[None]))[0]
         network.classifier.bias[1] -= (thing - ground).median()  # untrained networks see one class everywhere
-    path = folder / pipeline.CHECKPOINTS / "unet.safetensors"
+    path = folder / making.CHECKPOINTS / "unet.safetensors"
     checkpoint.save(path, network.state_dict(), SPEC, made_by={"command": "test", "val_miou": None})
-    exports = folder / pipeline.EXPORTS
-    weights = pipeline.Weights("file", checkpoint.read(path)).described_for(exports)
+    exports = folder / making.EXPORTS
+    weights = making.Weights("file", checkpoint.read(path)).described_for(exports)
     to_onnx(network, SPEC, exports / "unet.fp32.onnx", weights=weights)
     return folder
 
@@ -138,7 +139,7 @@ def workspace(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def engine(workspace: Path) -> Iterator[Engine]:
     """The small network in ONNX Runtime; the working directory is `workspace`."""
-    with pipeline.open(
+    with making.open(
         str(workspace / "export/unet.fp32.onnx"), engine="ort:fp32", options=RunOptions(threads=1)
     ) as opened:
         yield opened

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import segdeploy
-from segdeploy import checkpoint, images, models, pipeline
+from segdeploy import images, making, models
+from segdeploy.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "nuclei"
@@ -19,7 +20,7 @@ LEAST_MIOU = 0.85
 @pytest.mark.parametrize("name", models.names())
 def test_every_network_has_small_weights_with_their_history(name: str) -> None:
     """The training command, the log and the score stand beside the weights."""
-    path = pipeline.PACKAGED / f"{name}.safetensors"
+    path = making.PACKAGED / f"{name}.safetensors"
     assert path.stat().st_size <= LARGEST
     made = checkpoint.read(path)
     assert made.spec.classes == ("background", "nucleus")
@@ -28,7 +29,7 @@ def test_every_network_has_small_weights_with_their_history(name: str) -> None:
     best = max(log, key=lambda record: record["val_miou"])
     assert (best["epoch"], best["val_miou"]) == (made.made_by["epoch"], made.made_by["val_miou"])
     assert best["val_miou"] >= LEAST_MIOU
-    readme = (pipeline.PACKAGED / "README.md").read_text(encoding="utf-8")
+    readme = (making.PACKAGED / "README.md").read_text(encoding="utf-8")
     assert f"{best['val_miou']:.4f}" in readme
     assert f"segdeploy train --model {name} " in readme
 
@@ -37,9 +38,9 @@ def test_the_examples_are_validation_images_with_masks_and_none_is_a_calibration
     names = (EXAMPLES / "val.txt").read_text(encoding="utf-8").split()
     assert len(names) == len(set(names)) == 20
     assert all((EXAMPLES / folder / name).is_file() for name in names for folder in ("images", "masks"))
-    assert len(pipeline.packaged_images()) == 32
+    assert len(making.packaged_images()) == 32
     examples = {images.read(EXAMPLES / "images" / name).tobytes() for name in names}
-    assert not examples & {images.read(path).tobytes() for path in pipeline.packaged_images()}
+    assert not examples & {images.read(path).tobytes() for path in making.packaged_images()}
 
 
 def test_calibration_and_examples_come_from_the_right_splits(segdeploy_data: Path) -> None:
@@ -48,7 +49,7 @@ def test_calibration_and_examples_come_from_the_right_splits(segdeploy_data: Pat
     train = (segdeploy_data / "nuclei" / "train.txt").read_text(encoding="utf-8").split()
     assert set((EXAMPLES / "val.txt").read_text(encoding="utf-8").split()) <= val
     stems = {name[:16] for name in train}
-    assert all(path.stem in stems for path in pipeline.packaged_images())
+    assert all(path.stem in stems for path in making.packaged_images())
 
 
 def test_the_front_door_segments_a_photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +72,7 @@ def test_graph_and_engine_draw_pytorchs_masks_on_every_validation_image(
 ) -> None:
     """At least 99.99 % of the pixels, the others near-ties, near-ties at most 0.1 % (SegNet: 0.002 % pool ties)."""
     monkeypatch.chdir(tmp_path)
-    report = pipeline.parity(name, data=segdeploy_data / "nuclei")
+    report = making.parity(name, data=segdeploy_data / "nuclei")
     assert report["images"] == 71
     assert report["passed"], report
     for stage in report["stages"]:
@@ -87,13 +88,13 @@ def test_the_engine_reaches_the_score_that_training_noted(
     name: str, segdeploy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    report = pipeline.evaluate(name, data=segdeploy_data / "nuclei")
-    noted: dict[str, Any] = dict(checkpoint.read(pipeline.PACKAGED / f"{name}.safetensors").made_by)
+    report = making.evaluate(name, data=segdeploy_data / "nuclei")
+    noted: dict[str, Any] = dict(checkpoint.read(making.PACKAGED / f"{name}.safetensors").made_by)
     assert report["miou"] == pytest.approx(noted["val_miou"], abs=1e-4)
     assert report["miou"] >= LEAST_MIOU
 
 
 def test_the_examples_name_the_classes_of_the_weights() -> None:
     rows = list(csv.reader((EXAMPLES / "classes.csv").read_text(encoding="utf-8").splitlines()))
-    spec = checkpoint.read(pipeline.PACKAGED / "unet.safetensors").spec
+    spec = checkpoint.read(making.PACKAGED / "unet.safetensors").spec
     assert [(row[0], tuple(map(int, row[1:]))) for row in rows] == list(zip(spec.classes, spec.colours, strict=True))

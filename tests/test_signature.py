@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from conftest import SPEC, Run, as_ordinary_user, photographs
 
-from segdeploy import artifact, engines, pipeline, signature
+from segdeploy import artifact, engines, making, signature
 from segdeploy.artifact import Artifact
 from segdeploy.engines import BuildOptions, _cuda
 from segdeploy.engines._cuda import Gpu
@@ -288,7 +288,7 @@ def test_a_proof_does_not_turn_trust_into_a_signature(plan: Artifact, home: Path
     """Else `trust --revoke` would have no effect."""
     (home / "key").write_bytes(b"x" * 32)
     signature.trust(artifact.sha256(artifact.manifest_path(plan.path)))
-    pipeline._with_proof(plan, {"passed": True})  # noqa: SLF001 - without a GPU no parity
+    making._with_proof(plan, {"passed": True})  # noqa: SLF001 - without a GPU no parity
     assert json.loads(beside(plan.path, ".parity.json").read_text()) == {"passed": True}
     assert signature.read_manifest(plan.path).parity is None
 
@@ -661,7 +661,7 @@ def test_another_engine_under_the_name_of_this_one_is_refused(plan: Artifact, re
     """All three files are valid; the name of the plan is what lies."""
     sign(plan.path, artifact.manifest(dataclasses.replace(plan, precision=Precision.FP16)))
     with pytest.raises(InvalidFileError, match="is a plan of trt-rtx:fp16; trt-rtx:fp32 was asked for"):
-        pipeline.open("unet", engine="trt-rtx:fp32")
+        making.open("unet", engine="trt-rtx:fp32")
     assert reached == []
 
 

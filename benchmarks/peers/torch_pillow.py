@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdeploy import checkpoint
+from segdeploy.blocks import MaxPoolWithIndices
+from segdeploy.checkpoints import checkpoint
 from segdeploy.models import _resnet, pspnet, segnet
-from segdeploy.models._blocks import MaxPoolWithIndices
 
 
 def use_torchs_own_operators() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
-from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact, Kind
 from segdeploy.engines._layers import NodeTime
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
 
 Images = NDArray[np.uint8]
@@ -199,7 +199,7 @@ class CompilingModule(EngineModule, Protocol):
     """What a file in `engines/` defines besides where its runtime opens plans."""
 
     def compile(
-        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, watch: Watch = silent
+        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, progress: Progress = silent
     ) -> Artifact: ...
     def capability(self, options: BuildOptions = BUILD) -> str: ...
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy import artifact
-from segdeploy._watch import Watch
 from segdeploy.engines._base import BuildOptions
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.progress import Progress
 from segdeploy.spec import Spec
 
 Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
@@ -96,12 +96,12 @@ def build(
     *,
     cache: Path | None,
     title: str,
-    watch: Watch,
+    progress: Progress,
 ) -> bytes:
     """Compile a network into a plan; `cache` is the timing cache. Ctrl-C ends it at the builder's next step."""
     if cache is not None:
         _use_timing_cache(trt, config, cache, options)
-    with watch(f"Building {title}", PERCENT) as done:
+    with progress(f"Building {title}", PERCENT) as done:
         plan = _interruptible(trt, builder, network, config, done)
     if plan is None:
         reason = log_of(trt).reason()

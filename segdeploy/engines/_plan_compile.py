@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdeploy import artifact, onnx_file, signature
+from segdeploy import artifact, external_data, signature
 from segdeploy._version import __version__
-from segdeploy._watch import Watch
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._base import ENOUGH, BuildOptions
 from segdeploy.engines._cuda import Gpu
 from segdeploy.engines._plan_build import Log, Trt, log_of
 from segdeploy.errors import GateFailedError, InvalidFileError
+from segdeploy.progress import Progress
 from segdeploy.spec import Precision, Spec
 
 
@@ -38,7 +38,7 @@ def compile_plan(
     *,
     target: Target,
     cache: Path | None,
-    watch: Watch,
+    progress: Progress,
 ) -> Artifact:
     """Build a graph for a target and write the plan, signed.
 
@@ -54,7 +54,9 @@ def compile_plan(
     _require_typed(graph, asked, typed.shares())
     named = target.capability if target.named else None
     config = _plan_build.configured(trt, builder, graph.spec, options, target=named)
-    plan = _plan_build.build(trt, builder, network, config, options, cache=cache, title=graph.spec.model, watch=watch)
+    plan = _plan_build.build(
+        trt, builder, network, config, options, cache=cache, title=graph.spec.model, progress=progress
+    )
     found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec)
     delivered = _audit.delivered(typed, graph.precision, found)
     path = artifact.plan_path(folder, graph.spec.model, target.runtime, graph.precision, target.capability)
@@ -107,7 +109,7 @@ def system() -> str:
 
 def _bytes_of(graph: Artifact) -> bytes:
     data = graph.path.read_bytes()
-    onnx_file.require_contained(graph.path, data)
+    external_data.require_contained(graph.path, data)
     if hashlib.sha256(data).hexdigest() != graph.sha256:
         raise InvalidFileError(f"{graph.path} changed while it was read.", "Run the command again.")
     return data

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 from segdeploy import artifact, signature
-from segdeploy._watch import Watch, silent
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _cuda, _plan_build
 from segdeploy.engines._base import BUILD, RUN, BuildOptions, Images, RunOptions, missing, unknown_device
@@ -20,6 +19,7 @@ from segdeploy.engines._plan_build import Trt
 from segdeploy.engines._plan_compile import Target, compile_plan, system
 from segdeploy.engines._plan_run import PlanEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision
 
 OPENS = "plan"
@@ -91,14 +91,14 @@ class Flavour:
             raise MissingRuntimeError(error.what, remedy) from error
 
     def compile(
-        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, watch: Watch = silent
+        self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, progress: Progress = silent
     ) -> Artifact:
         """Build a plan into `folder`, signed, with the audit of its precision in the manifest."""
         trt, capability = self.import_runtime(), self.capability(options)
         self._require_buildable(graph)
         target = Target(self.runtime, capability, named=self.cross, gpu=_gpu_of(capability))
         cache = self._timing_cache(options, target.gpu)
-        return compile_plan(trt, graph, folder, options, target=target, cache=cache, watch=watch)
+        return compile_plan(trt, graph, folder, options, target=target, cache=cache, progress=progress)
 
     def _require_buildable(self, graph: Artifact) -> None:
         if graph.form not in {None, FORM}:

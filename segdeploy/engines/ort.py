@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from segdeploy import onnx_file
+from segdeploy import external_data
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _cuda
 from segdeploy.engines._base import (
@@ -131,7 +131,7 @@ def open(  # noqa: A001 - the name every engine module has
     if device == "cuda":
         ort.preload_dlls()
     if graph is None:
-        onnx_file.require_contained(artifact.path)
+        external_data.require_contained(artifact.path)
     try:
         session = ort.InferenceSession(
             graph or str(artifact.path),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy import artifact as artifacts
-from segdeploy import onnx_file
+from segdeploy import external_data
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
 from segdeploy.engines._layers import WARMUP, NodeTime
@@ -102,7 +102,7 @@ def open(  # noqa: A001 - the name every engine module has
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
     remedy = f"Export it again: segdeploy export --model {artifact.spec.model}"
-    onnx_file.require_contained(artifact.path)
+    external_data.require_contained(artifact.path)
     with _refused(f"OpenVINO cannot open {artifact.path}", remedy):
         model = core.read_model(str(artifact.path))
     if not _carries(model, artifact.spec):

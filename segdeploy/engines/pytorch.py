@@ -4,8 +4,9 @@ import dataclasses
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from segdeploy import checkpoint, models
+from segdeploy import models
 from segdeploy.artifact import Artifact
+from segdeploy.checkpoints import checkpoint
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Precision, Spec

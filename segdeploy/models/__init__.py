@@ -12,7 +12,7 @@ from segdeploy.errors import InvalidRequestError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from segdeploy.models._blocks import Network
+    from segdeploy.blocks import Network
     from segdeploy.models._deployed import Deployed
     from segdeploy.spec import Spec
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segdeploy.models._blocks import Network
+from segdeploy.blocks import Network
 from segdeploy.spec import Spec
 
 

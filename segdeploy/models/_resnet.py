@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segdeploy.blocks import ConvNorm, Network, resize_bilinear, scaled
 from segdeploy.errors import InvalidRequestError
-from segdeploy.models._blocks import ConvNorm, Network, resize_bilinear, scaled
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 WIDTHS = (64, 128, 256, 512)

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segdeploy.blocks import ConvNorm, Network, scaled
 from segdeploy.errors import InvalidRequestError
-from segdeploy.models._blocks import ConvNorm, Network, scaled
 from segdeploy.models._resnet import DilatedNetwork, ResNet, head_3x3
 
 ASPP_WIDTH = 256

@@ -7,7 +7,7 @@ PyTorch code (semseg) has them.
 import torch
 from torch import Tensor, nn
 
-from segdeploy.models._blocks import ConvNorm, Network, adaptive_average_pool, resize_bilinear, scaled
+from segdeploy.blocks import ConvNorm, Network, adaptive_average_pool, resize_bilinear, scaled
 from segdeploy.models._resnet import DilatedNetwork, ResNet, head_3x3
 
 BINS = (1, 2, 3, 6)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segdeploy.blocks import ConvNorm, MaxPoolWithIndices, Network, max_unpool, scaled
 from segdeploy.errors import InvalidRequestError
-from segdeploy.models._blocks import ConvNorm, MaxPoolWithIndices, Network, max_unpool, scaled
 
 ENCODER = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 DECODER = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segdeploy.blocks import ConvNorm, Network, scaled
 from segdeploy.errors import InvalidRequestError
-from segdeploy.models._blocks import ConvNorm, Network, scaled
 
 WIDTHS = (64, 128, 256, 512, 1024)
 PAPER_MARGIN = 92

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from segdeploy import dataset, images
+from segdeploy import images
+from segdeploy.data import dataset
 from segdeploy.errors import InvalidRequestError
 from segdeploy.spec import Spec
 

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segdeploy import artifact, checkpoint, dataset, images, metrics, models
+from segdeploy import artifact, images, metrics, models
 from segdeploy._version import __version__
+from segdeploy.checkpoints import checkpoint
+from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.spec import Spec
 from segdeploy.training import losses
@@ -45,7 +47,7 @@ class Plan:
     device: str = "cpu"
 
 
-class Progress(Protocol):
+class TrainingProgress(Protocol):
     """What the loop tells whoever watches; the command draws a bar from it."""
 
     def steps(self, total: int, done: int) -> None: ...
@@ -53,7 +55,7 @@ class Progress(Protocol):
     def epoch(self, record: Mapping[str, Any]) -> None: ...
 
 
-def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: bool, progress: Progress) -> Path:
+def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: bool, progress: TrainingProgress) -> Path:
     """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`."""
     run = _Run(data, spec, plan, out)
     first = run.resume() if resume else run.start()
@@ -136,7 +138,7 @@ class _Run:
         artifact.write_atomically(self.log_path, "".join(lines[:done]).encode())
         return done
 
-    def epoch(self, epoch: int, progress: Progress) -> dict[str, Any]:
+    def epoch(self, epoch: int, progress: TrainingProgress) -> dict[str, Any]:
         """One pass over the training images and one over the validation images."""
         started = time.monotonic()
         torch.manual_seed(int(np.random.SeedSequence((self.plan.seed, epoch)).generate_state(1)[0]))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import photographs
 
-from segdeploy import choice, engines, inventory, pipeline
+from segdeploy import engines, inspection, making
+from segdeploy.timing import runtime_selection
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-an-engine.md"
 CONTRACT = Path(__file__).with_name("test_contract.py")
@@ -30,23 +31,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("folder")
 def test_it_is_known_because_it_is_there(workspace: Path) -> None:
     assert "numpy" in engines.names()
-    assert ("numpy", "cpu") in {(each.runtime, each.device) for each in choice.candidates()}
-    assert "engine numpy" in {check["name"] for check in inventory.doctor()["checks"]}
+    assert ("numpy", "cpu") in {(each.runtime, each.device) for each in runtime_selection.candidates()}
+    assert "engine numpy" in {check["name"] for check in inspection.doctor()["checks"]}
     photographs(workspace, "photos/a.png", "photos/b.png")
-    report = pipeline.infer(["photos"], engine="numpy:fp32")
+    report = making.infer(["photos"], engine="numpy:fp32")
     assert (report["done"], report["runtime"], report["device"]) == (2, "numpy", "cpu")
 
 
 @pytest.mark.usefixtures("folder", "workspace")
 def test_it_is_proven_like_any_other() -> None:
-    report = pipeline.parity("unet", engine="numpy:fp32")
+    report = making.parity("unet", engine="numpy:fp32")
     assert report["passed"]
     assert report["stages"][-1]["runtime"] == "numpy"
 
 
 @pytest.mark.usefixtures("folder", "workspace")
 def test_a_batch_is_submitted_and_collected() -> None:
-    with pipeline.open("unet", engine="numpy:fp32") as engine:
+    with making.open("unet", engine="numpy:fp32") as engine:
         batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         ticket = engine.submit(batch)
         np.testing.assert_array_equal(engine.collect(ticket), engine.classify(batch))

@@ -12,9 +12,9 @@ import torch
 from segdeploy import models
 from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._audit import Typed
-from segdeploy.export import half, quantize
-from segdeploy.export import to_onnx as export
-from segdeploy.export._graph import Graph, convolution_types, convolution_work
+from segdeploy.graphs import to_onnx as export
+from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.precision import fp16, int8
 from segdeploy.spec import Precision, Spec
 
 SIZE = (45, 62)  # odd: it pads SegNet's pooling and crops U-Net's skips
@@ -33,10 +33,10 @@ def float_graph(request: pytest.FixtureRequest) -> onnx.ModelProto:
 def narrowed(model: onnx.ModelProto, kind: str, in_float: list[str]) -> onnx.ModelProto:
     """Over ranges that a trained network might have."""
     if kind == "fp16":
-        return half.to_half(model, in_float=in_float)
+        return fp16.to_half(model, in_float=in_float)
     graph = Graph(model)
-    plausible = {name: (0.0 if graph.is_positive(name) else -6.0, 6.0) for name in quantize.tensors(model)}
-    return quantize.quantize(model, plausible, form="signed", in_float=in_float)
+    plausible = {name: (0.0 if graph.is_positive(name) else -6.0, 6.0) for name in int8.tensors(model)}
+    return int8.quantize(model, plausible, form="signed", in_float=in_float)
 
 
 def parsed(model: onnx.ModelProto) -> Typed:

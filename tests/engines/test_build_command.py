@@ -15,11 +15,13 @@ import pytest
 import torch
 from conftest import COMMAND, SPEC, Run
 
-from segdeploy import artifact, checkpoint, models, narrow, pipeline, signature
-from segdeploy._watch import silent
-from segdeploy.benchmarks import delivered
-from segdeploy.export import to_onnx as export
-from segdeploy.export._graph import Graph, convolution_types, convolution_work
+from segdeploy import artifact, making, models, signature
+from segdeploy.checkpoints import checkpoint
+from segdeploy.graphs import to_onnx as export
+from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.progress import silent
+from segdeploy.proof import executed
+from segdeploy.quantization import search
 from segdeploy.spec import Precision
 
 WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
@@ -42,17 +44,17 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def export_packaged(name: str) -> None:
     """export/ as `segdeploy export` leaves it, without its search and its proof, which are other tests'."""
-    weights = pipeline.weights_for(name)
+    weights = making.weights_for(name)
     network, spec = checkpoint.load(weights.checkpoint.path)
-    described = weights.described_for(pipeline.EXPORTS)
-    fp32 = export.to_onnx(network, spec, artifact.graph_path(pipeline.EXPORTS, name, Precision.FP32), weights=described)
+    described = weights.described_for(making.EXPORTS)
+    fp32 = export.to_onnx(network, spec, artifact.graph_path(making.EXPORTS, name, Precision.FP32), weights=described)
     artifact.write_manifest(dataclasses.replace(fp32, parity=PROVEN))
-    parts = narrow.parts_of(packaged=pipeline.packaged_images()[:8], calibrate=None, data=None)
+    parts = search.parts_of(packaged=making.packaged_images()[:8], calibrate=None, data=None)
     for precision, forms in ((Precision.FP16, []), (Precision.INT8, ["signed"])):
-        (recipe,) = narrow.recipes(fp32, precision, forms, parts, method=None, cache=None, watch=silent)
+        (recipe,) = search.recipes(fp32, precision, forms, parts, method=None, cache=None, progress=silent)
         chosen: set[str] = set()
-        graph = narrow.write(recipe.described(chosen, narrow.BUDGETS[precision]), recipe.build(chosen), PROVEN)
-        asked = {"asked": delivered.asked(onnx.load(graph.path))}
+        graph = search.write(recipe.described(chosen, search.BUDGETS[precision]), recipe.build(chosen), PROVEN)
+        asked = {"asked": executed.asked(onnx.load(graph.path))}
         artifact.write_manifest(dataclasses.replace(graph, made_by={**graph.made_by, **asked}))
 
 
@@ -74,7 +76,7 @@ def test_every_network_is_built_in_every_precision_for_three_gpus(
 
 
 def require_audited(report: Mapping[str, Any], name: str, precision: str, capability: str) -> None:
-    path = pipeline.ENGINES / f"{name}.trt-rtx.{precision}.cc{capability.replace('.', '')}.plan"
+    path = making.ENGINES / f"{name}.trt-rtx.{precision}.cc{capability.replace('.', '')}.plan"
     assert report["path"] == str(path)
     plan, data = signature.read(path)
     assert (plan.spec.model, plan.precision, plan.sha256) == (name, precision, hashlib.sha256(data).hexdigest())

@@ -13,10 +13,11 @@ import pytest
 import torch
 from conftest import require_device
 
-from segdeploy import artifact, checkpoint, engines, models
+from segdeploy import artifact, engines, models
+from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
-from segdeploy.export import to_onnx as export
+from segdeploy.graphs import to_onnx as export
 from segdeploy.spec import Precision, Spec
 
 SIZE = (32, 48)

@@ -25,9 +25,9 @@ from segdeploy.artifact import Artifact
 from segdeploy.engines import BuildOptions, RunOptions, _cuda, _plan_build, trt_rtx
 from segdeploy.engines._tensorrt import Flavour
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
-from segdeploy.export import half, quantize
-from segdeploy.export import to_onnx as export
-from segdeploy.export._graph import Graph, convolution_work
+from segdeploy.graphs import to_onnx as export
+from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.precision import fp16, int8
 from segdeploy.spec import Precision
 
 WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
@@ -58,11 +58,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     network: Any = models.build("unet", 2, **SPEC.variant).eval()
     wide = export.to_onnx(network, SPEC, folder / "unet.fp32.onnx", weights=WEIGHTS)
     model = onnx.load(wide.path)
-    ranges = dict.fromkeys(quantize.tensors(model), (-6.0, 6.0))
+    ranges = dict.fromkeys(int8.tensors(model), (-6.0, 6.0))
     narrow = {
-        "fp16": half.to_half(model),
-        "int8": quantize.quantize(model, ranges, form="signed"),
-        "unsigned": quantize.quantize(model, ranges, form="unsigned"),
+        "fp16": fp16.to_half(model),
+        "int8": int8.quantize(model, ranges, form="signed"),
+        "unsigned": int8.quantize(model, ranges, form="unsigned"),
     }
     return {"fp32": wide, **{kind: described(wide, kind, made) for kind, made in narrow.items()}}
 
@@ -121,7 +121,7 @@ def configured(graph: Artifact, options: BuildOptions, *, target: str | None = "
     network = _plan_build.parse(tensorrt_rtx, builder, log, graph.path, graph.path.read_bytes())
     config = _plan_build.configured(tensorrt_rtx, builder, graph.spec, options, target=target)
     plan = _plan_build.build(
-        tensorrt_rtx, builder, network, config, options, cache=None, title="unet", watch=Watching()
+        tensorrt_rtx, builder, network, config, options, cache=None, title="unet", progress=Watching()
     )
     assert len(plan) > 1000
     return builder.made
@@ -205,7 +205,7 @@ def test_a_graph_that_changed_is_refused(graphs: dict[str, Artifact], tmp_path: 
 
 def test_progress_is_told_in_a_hundred_steps(graphs: dict[str, Artifact], tmp_path: Path) -> None:
     watching = Watching()
-    trt_rtx.compile(graphs["fp32"], tmp_path, ADA, watch=watching)
+    trt_rtx.compile(graphs["fp32"], tmp_path, ADA, progress=watching)
     assert (watching.total, watching.steps) == (100, 100)
 
 
@@ -221,7 +221,7 @@ def test_ctrl_c_ends_a_build_and_leaves_no_file(graphs: dict[str, Artifact], tmp
 
     watching = Watching(at=10, act=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trt_rtx.compile(graphs["fp32"], folder, dataclasses.replace(ADA, max_batch=3), watch=watching)
+        trt_rtx.compile(graphs["fp32"], folder, dataclasses.replace(ADA, max_batch=3), progress=watching)
     assert watching.steps < 100
     assert {name: (folder / name).read_bytes() for name in written(folder)} == files
     assert signature.read(before.path)[0].made_by["options"]["max_batch"] == 8
@@ -482,7 +482,7 @@ def test_ctrl_c_waits_for_the_builder(graphs: dict[str, Artifact], tmp_path: Pat
         after.append("the builder went on")
 
     with pytest.raises(KeyboardInterrupt):
-        trt_rtx.compile(graphs["fp32"], tmp_path / "engines", ADA, watch=Watching(at=10, act=interrupt))
+        trt_rtx.compile(graphs["fp32"], tmp_path / "engines", ADA, progress=Watching(at=10, act=interrupt))
     assert after
     assert threading.active_count() == before
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segdeploy import models
-from segdeploy.models._blocks import Network
+from segdeploy.blocks import Network
 from segdeploy.spec import Spec
 
 NORMALISED = 5e-7  # float32 against the formula in float64, of values up to 2.7; 2.4e-7 was measured

@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdeploy.models import _blocks, segnet
-from segdeploy.models._blocks import MaxPoolWithIndices, max_unpool
+from segdeploy import blocks
+from segdeploy.blocks import MaxPoolWithIndices, max_unpool
+from segdeploy.models import segnet
 
 TYPES = (torch.float16, torch.float32, torch.float64)
 AVERAGED = 1e-6  # relative to the exact average, in float32; 4e-7 was measured, and 1.6e-6 for PyTorch's own float32
@@ -141,7 +142,7 @@ def test_the_planes_of_a_batch_do_not_mix() -> None:
 def test_average_pooling_is_adaptive_pooling_at_any_size(bins: int, size: tuple[int, int]) -> None:
     """Bins overlap where they do not divide the map, and repeat where the map is smaller than the grid."""
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    found = _blocks.adaptive_average_pool(x, bins)
+    found = blocks.adaptive_average_pool(x, bins)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), F.adaptive_avg_pool2d(x.double(), bins), rtol=AVERAGED, atol=0)
 
@@ -152,7 +153,7 @@ def test_average_pooling_is_adaptive_pooling_in_float64(height: int, width: int,
     """In float64 a row that is dropped or counted twice cannot hide behind rounding."""
     x = torch.randn(1, 2, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        _blocks.adaptive_average_pool(x, bins), F.adaptive_avg_pool2d(x, bins), rtol=0, atol=ROUNDING
+        blocks.adaptive_average_pool(x, bins), F.adaptive_avg_pool2d(x, bins), rtol=0, atol=ROUNDING
     )
 
 
@@ -169,7 +170,7 @@ def test_average_pooling_is_adaptive_pooling_in_float64(height: int, width: int,
 )
 def test_the_bins_are_those_of_the_definition(inputs: int, expected: list[tuple[int, int]]) -> None:
     """From floor(i n / o) to ceil((i + 1) n / o), each averaged evenly."""
-    matrix = _blocks.pooling_matrix(inputs, 6)
+    matrix = blocks.pooling_matrix(inputs, 6)
     assert [(int(row.nonzero()[0][0]), int(row.nonzero()[0][-1]) + 1) for row in matrix] == expected
     for row, (start, end) in zip(matrix, expected, strict=True):
         np.testing.assert_allclose(row[start:end], 1 / (end - start), rtol=1e-15)
@@ -183,7 +184,7 @@ SIDE = st.integers(1, 24)
 def test_resizing_is_interpolation(size: tuple[int, int], target: tuple[int, int], *, align_corners: bool) -> None:
     """Up, down and to or from a single row, under both conventions."""
     x = torch.randn(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = _blocks.resize_bilinear(x, target, align_corners=align_corners)
+    found = blocks.resize_bilinear(x, target, align_corners=align_corners)
     expected = F.interpolate(x, target, mode="bilinear", align_corners=align_corners)
     torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
 
@@ -194,7 +195,7 @@ def test_resizing_in_float32_is_interpolation_to_its_rounding(
     size: tuple[int, int], target: tuple[int, int], *, align_corners: bool
 ) -> None:
     x = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(0))
-    found = _blocks.resize_bilinear(x, target, align_corners=align_corners)
+    found = blocks.resize_bilinear(x, target, align_corners=align_corners)
     expected = F.interpolate(x, target, mode="bilinear", align_corners=align_corners)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=RESIZED)
@@ -204,7 +205,7 @@ def test_resizing_in_float32_is_interpolation_to_its_rounding(
 def test_a_resized_constant_stays_what_it_was(*, align_corners: bool) -> None:
     """Each row of the matrix sums to one, at the borders too."""
     for inputs, outputs in ((1, 7), (7, 1), (5, 40), (40, 5), (3, 3)):
-        matrix = _blocks.interpolation_matrix(inputs, outputs, align_corners=align_corners)
+        matrix = blocks.interpolation_matrix(inputs, outputs, align_corners=align_corners)
         assert matrix.shape == (outputs, inputs)
         np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=1e-15)
 
@@ -216,7 +217,7 @@ SHAPES = [(1, 1, 2, 2), (2, 3, 4, 6), (3, 5, 8, 2)]
 def test_phases_lie_in_dcr_order(shape: tuple[int, int, int, int]) -> None:
     """ONNX's definition, element by element: phase (p, q) of channel c is channel (2p + q) C + c."""
     x = torch.arange(math.prod(shape)).reshape(shape).float()
-    deep = _blocks.space_to_depth(x)
+    deep = blocks.space_to_depth(x)
     N, C, H, W = shape
     assert deep.shape == (N, 4 * C, H // 2, W // 2)
     for n, c, row, column in np.ndindex(N, C, H, W):
@@ -227,13 +228,13 @@ def test_phases_lie_in_dcr_order(shape: tuple[int, int, int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_two_rearrangements_undo_each_other(shape: tuple[int, int, int, int]) -> None:
     x = torch.arange(math.prod(shape)).reshape(shape).float()
-    assert torch.equal(_blocks.depth_to_space(_blocks.space_to_depth(x)), x)
+    assert torch.equal(blocks.depth_to_space(blocks.space_to_depth(x)), x)
     deep = torch.arange(4 * math.prod(shape)).reshape(shape[0], 4 * shape[1], *shape[2:]).float()
-    assert torch.equal(_blocks.space_to_depth(_blocks.depth_to_space(deep)), deep)
+    assert torch.equal(blocks.space_to_depth(blocks.depth_to_space(deep)), deep)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-@pytest.mark.parametrize("operator", [_blocks.space_to_depth, _blocks.depth_to_space], ids=["to_depth", "to_space"])
+@pytest.mark.parametrize("operator", [blocks.space_to_depth, blocks.depth_to_space], ids=["to_depth", "to_space"])
 def test_the_custom_operators_keep_torchs_rules(operator: Any, kind: torch.dtype) -> None:  # noqa: ANN401 - untyped
     """Schema, fake tensors, autograd and tracing under `torch.export`, by PyTorch's own checker."""
     x = torch.randn(2, 8, 4, 6, dtype=kind, requires_grad=True)

@@ -12,10 +12,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdeploy import models
+from segdeploy import blocks, models
+from segdeploy.blocks import ConvNorm, Network
 from segdeploy.errors import InvalidRequestError
-from segdeploy.models import _blocks, _resnet, deeplabv3, pspnet, unet
-from segdeploy.models._blocks import ConvNorm, Network
+from segdeploy.models import _resnet, deeplabv3, pspnet, unet
 from segdeploy.spec import Spec
 
 CLASSES = 3
@@ -134,7 +134,7 @@ def test_folding_the_normalisation_leaves_the_logits(name: str, variant: dict[st
     x = image(height, width).double()
     with torch.inference_mode():
         before = network(x)
-        _blocks.fold_normalisation(network)
+        blocks.fold_normalisation(network)
         after = network(x)
     assert (after - before).abs().max() <= FOLDED * before.abs().max()
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -228,8 +228,8 @@ def test_the_defaults_are_those_of_the_function(name: str) -> None:
 
 
 def test_a_multiplier_of_one_is_the_paper_and_others_go_in_steps_of_eight() -> None:
-    assert [_blocks.scaled(48, multiplier) for multiplier in (1, 0.5, 0.17, 0.01, 1.5)] == [48, 24, 8, 8, 72]
-    assert _blocks.scaled(21, 1) == 21
+    assert [blocks.scaled(48, multiplier) for multiplier in (1, 0.5, 0.17, 0.01, 1.5)] == [48, 24, 8, 8, 72]
+    assert blocks.scaled(21, 1) == 21
 
 
 @pytest.mark.parametrize("side, expected", [(572, 388), (188, 4)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdeploy import images
-from segdeploy.models._blocks import ConvNorm, MaxPoolWithIndices, depth_to_space, interpolation_matrix, max_unpool
+from segdeploy.blocks import ConvNorm, MaxPoolWithIndices, depth_to_space, interpolation_matrix, max_unpool
 
 KERNEL = [1.0, 2.0, 3.0]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy import dataset, metrics
+from segdeploy import metrics
+from segdeploy.data import dataset
 from segdeploy.spec import Spec
 from segdeploy.training.data import Augmentation, Pair, TrainingData, augmented
 

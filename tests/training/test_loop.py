@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdeploy import checkpoint, cli, dataset, metrics, models
+from segdeploy import cli, metrics, models
+from segdeploy.checkpoints import checkpoint
+from segdeploy.data import dataset
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.spec import Spec
 from segdeploy.training import loop, losses

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdeploy import dataset
+from segdeploy.data import dataset
 from segdeploy.training import losses
 
 CLASSES = 4

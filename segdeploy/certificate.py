@@ -1,0 +1,149 @@
+"""What was proven of a file: which stages draw the reference's masks, on how many images, within which limits."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from segdeploy.spec import Precision
+
+SCHEMA = 3
+WeightsKind = Literal["packaged", "file", "random"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a stage must keep. Shares are of all pixels, in 0..1, but for `min_agreement` in low precision.
+
+    `max_unexplained`: pixels that differ where neither a near-tie nor a pooling tie explains it. It is None in low
+    precision, which moves pixels that no tie explains; `min_agreement` then is the share of the pixels that the
+    reference decides, those outside near-ties. `max_drop` is in points of mIoU and counts where there are labels.
+    """
+
+    min_agreement: float
+    max_drop: float
+    max_near_ties: float | None = None
+    max_pool_ties: float | None = None
+    max_unexplained: float | None = None
+
+    @property
+    def are_of_float32(self) -> bool:
+        """Whether every pixel that differs has to be explained by a tie."""
+        return self.max_unexplained is not None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorstImage:
+    """An image with differing pixels; `boundary_share` of them lie in the boundary band."""
+
+    image: str
+    agreement: float
+    differing_pixels: int
+    boundary_share: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What was found at one stage of the chain; every measurement is None, and `reason` says why, where it did not run.
+
+    Shares are of pixels, in 0..1: `agreement` of all, `decided_agreement` of those outside near-ties,
+    `boundary_agreement` within three pixels of a class boundary, `interior_agreement` outside. `miou_change` is in
+    points, candidate minus reference, None without labels. `class_agreement` is the IoU with the reference's masks.
+    """
+
+    name: str
+    runtime: str | None = None
+    device: str | None = None
+    passed: bool | None = None
+    reason: str | None = None
+    agreement: float | None = None
+    decided_agreement: float | None = None
+    near_ties: float | None = None
+    pool_ties: float | None = None
+    unexplained: float | None = None
+    miou_change: float | None = None
+    miou_change_by_class: Mapping[str, float | None] | None = None
+    pixels: int | None = None
+    differing_pixels: int | None = None
+    boundary_agreement: float | None = None
+    interior_agreement: float | None = None
+    boundary_f1: float | None = None
+    class_agreement: Mapping[str, float | None] | None = None
+    worst_images: tuple[WorstImage, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """Where a stage departs from the reference: a layer, or the nodes before one; `text` says it in words.
+
+    `error` is the relative RMS error that was found there, None where it is not finite.
+    """
+
+    stage: str
+    kind: Literal["before a layer", "layer", "logits", "class map", "none found"]
+    layer: str | None
+    between: tuple[str, ...] | None
+    error: float | None
+    tolerance: float
+    image: str
+    layers_compared: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The verdict on a graph or an engine, stage by stage.
+
+    `gated` is False for random weights: those are measured and judge nothing. `proven_to` names the last stage that
+    ran; `limits` are those of the last stage.
+    """
+
+    schema: Literal[3] = SCHEMA
+    model: str
+    precision: Precision
+    form: str | None
+    weights: WeightsKind
+    gated: bool
+    passed: bool
+    first_failing_stage: str | None
+    proven_to: str | None
+    images: int
+    stages: tuple[Stage, ...]
+    limits: Limits
+    departure: Departure | None = None
+
+    @property
+    def engine(self) -> Stage | None:
+        """The stage of the engine, once it was compared with the reference."""
+        return next((stage for stage in self.stages if stage.name == "engine" and stage.agreement is not None), None)
+
+    @property
+    def failing(self) -> Stage | None:
+        """The first stage that failed."""
+        return next((stage for stage in self.stages if stage.name == self.first_failing_stage), None)
+
+    @property
+    def refutes(self) -> bool:
+        """Whether the file is known to draw other masks than the reference."""
+        return self.gated and not self.passed
+
+
+def verdict(stages: tuple[Stage, ...]) -> tuple[bool, str | None, str | None]:
+    """Whether the stages that ran passed, the first that failed, the last that ran."""
+    ran = [stage for stage in stages if stage.passed is not None]
+    failed = [stage.name for stage in ran if not stage.passed]
+    return not failed, failed[0] if failed else None, ran[-1].name if ran else None
+
+
+def without_engine(certificate: Certificate | None, reason: str) -> Certificate | None:
+    """What was proven of a graph, said of an engine made from it that cannot run here."""
+    if certificate is None:
+        return None
+    kept = tuple(stage for stage in certificate.stages if stage.name != "engine")
+    passed, failing, _ = verdict(kept)
+    return dataclasses.replace(
+        certificate,
+        stages=(*kept, Stage(name="engine", reason=reason)),
+        passed=passed,
+        first_failing_stage=failing,
+        proven_to=kept[-1].name if kept else None,
+    )

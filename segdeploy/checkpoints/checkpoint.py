@@ -1,0 +1,106 @@
+"""A trained network on disk: safetensors, with its Spec in the file's metadata. Loading runs no code of the file."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segdeploy import artifact, models
+from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segdeploy.blocks import Network
+
+FORMAT = "segdeploy-checkpoint-1"
+MOMENTUM = "momentum/"  # how the optimiser's tensors are named in the checkpoint that training resumes from
+AGAIN = "Copy or train it again."
+LONGEST_HEADER = 100_000_000  # bytes, safetensors' own bound
+LONGEST_REASON = 200  # characters: PyTorch names every tensor that is missing
+
+
+def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, made_by: Mapping[str, Any]) -> None:
+    """Write tensors and Spec atomically; `made_by` is kept as JSON (the command, the epoch, the score)."""
+    from safetensors.torch import save as to_bytes
+
+    metadata = {"format": FORMAT, "spec": spec.to_json(), "made_by": json.dumps(made_by, sort_keys=True)}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not `save_file`: it makes files that only their owner may read, and says nothing useful of a full disk.
+    artifact.write_atomically(path, to_bytes(contiguous, metadata))
+
+
+def read(path: Path) -> artifact.Artifact:
+    """Spec and origin of a checkpoint; needs neither torch nor safetensors."""
+    metadata = _metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise InvalidFileError(
+            f"{path} is a safetensors file, but no checkpoint of segdeploy: it carries no Spec.",
+            "Give a checkpoint that segdeploy train wrote.",
+        )
+    try:
+        spec, made_by = Spec.from_json(metadata["spec"]), dict(json.loads(metadata["made_by"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidFileError(f"{path} is corrupt: its header is not whole ({error}).", AGAIN) from error
+    return artifact.Artifact(
+        path=path,
+        kind="checkpoint",
+        precision=Precision.FP32,
+        spec=spec,
+        sha256=artifact.sha256(path),
+        made_by=made_by,
+        made_at=str(made_by.get("made_at", "")),
+    )
+
+
+def load(path: Path) -> "tuple[Network, Spec]":
+    """The trained network in evaluation mode, on the CPU, in float32."""
+    spec = read(path).spec
+    network = models.rebuild(spec)
+    load_into(network, {name: tensor for name, tensor in tensors(path).items() if MOMENTUM not in name}, path)
+    return network.eval(), spec
+
+
+def tensors(path: Path) -> "dict[str, Tensor]":
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise missing_torch() from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InvalidFileError(f"{path} is corrupt: {error}.", AGAIN) from error
+
+
+def load_into(network: "Network", state: "Mapping[str, Tensor]", path: Path) -> None:
+    try:
+        network.load_state_dict(dict(state))
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error).splitlines()[-1], LONGEST_REASON)
+        raise InvalidFileError(f"{path} does not hold the network its Spec names: {reason}", AGAIN) from error
+
+
+def missing_torch() -> MissingRuntimeError:
+    return MissingRuntimeError(
+        "this needs PyTorch, which is not installed (or not whole).", "Install it: pip install 'segdeploy[train]'"
+    )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise InvalidRequestError(f"there is no checkpoint {path}.", "Name a .safetensors file of segdeploy train.")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, LONGEST_HEADER)))
+        metadata: dict[str, str] = dict(header.get("__metadata__", {}))
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidFileError(
+            f"{path} is not a safetensors file.", "Give a checkpoint that segdeploy train wrote (.safetensors)."
+        ) from error
+    return metadata

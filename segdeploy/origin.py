@@ -1,0 +1,67 @@
+"""What a file was made from, each part by its sha256."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from segdeploy.certificate import WeightsKind
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsOrigin:
+    """The checkpoint; `path` is relative to the folder of the file, or the name of a packaged one. None: not at hand."""
+
+    kind: WeightsKind
+    sha256: str
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphOrigin:
+    """The graph that another graph or a plan was made from; `path` is relative to the folder of that file."""
+
+    path: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Where the ranges of the activations come from: `method` is how they were clipped.
+
+    `images` and `cache`: file name to sha256. `skipped`: images that could not be read, and why.
+    """
+
+    method: str
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cache: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOrigin:
+    """The epoch that a checkpoint is of, its score on the validation images (mIoU in 0..1), and how it was trained.
+
+    `best`: the best score so far, in the checkpoint that training resumes from. `plan`: the options, as JSON.
+    """
+
+    epoch: int
+    val_miou: float | None
+    plan: Mapping[str, Any]
+    best: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a file was made from and by. Each part is None where it has none: a foreign graph has no weights of ours.
+
+    `opset` and `torch`: of the exporter. `training`: of a checkpoint that training wrote.
+    """
+
+    command: str
+    version: str
+    weights: WeightsOrigin | None = None
+    graph: GraphOrigin | None = None
+    calibration: Calibration | None = None
+    opset: int | None = None
+    torch: str | None = None
+    training: TrainingOrigin | None = None

@@ -1,0 +1,138 @@
+"""FP16 in the graph: half-precision weights and activations, float32 islands where range or accuracy demands them.
+
+The images' uint8 and everything behind the last convolution (the last up-sampling, the argmax) stay as they are.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+    from segdeploy.quantization.calibration import Range
+
+LARGEST = 65504 / 2  # half of what a half holds: other images may reach further than those that were measured
+# Nothing is rounded here.
+EXACT = {*CARRIERS, "Greater", "Relu", "Transpose"}
+
+
+def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onnx.ModelProto":
+    """The float32 graph in half precision, but for the nodes that `in_float` names and what follows the last one."""
+    from onnx import TensorProto
+
+    graph = Graph(model)
+    narrow = {node.name for node in _convertible(graph)}.difference(in_float)
+    floats = {name for name in (*graph.producer, *graph.constants) if graph.is_float(name)}
+    halves: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        is_half = node.name in narrow
+        if node.op_type in EXACT:  # given by float32 and read by float32, it is not rounded in between
+            is_half &= halves.issuperset(graph.activations_read(node))
+        for index, source in enumerate(node.input):
+            if source in floats and (source in halves) != is_half:
+                node.input[index] = _converted(graph, source, nodes, to_half=is_half)
+        nodes.append(node)
+        if is_half:
+            _retype(node, TensorProto.FLOAT16)
+            halves.update(floats.intersection(node.output))
+    graph.replace_nodes(nodes)
+    graph.drop_unread_constants()
+    graph.describe_tensors()
+    return graph.model
+
+
+def nodes(model: "onnx.ModelProto") -> list[str]:
+    """The nodes that `to_half` would round."""
+    return [node.name for node in _convertible(Graph(model)) if node.op_type not in EXACT]
+
+
+def tensors(model: "onnx.ModelProto") -> list[str]:
+    """The activations whose range decides what may be half."""
+    graph = Graph(model)
+    found = [name for node in _convertible(graph) for name in (*node.input, *node.output) if graph.is_activation(name)]
+    return list(dict.fromkeys(found))
+
+
+def beyond_range(model: "onnx.ModelProto", extremes: "Mapping[str, Range]") -> dict[str, float]:
+    """The nodes that round and read, hold or give a value above `LARGEST`, and that value."""
+    graph = Graph(model)
+    found = {}
+    for node in _convertible(graph):
+        if node.op_type in EXACT:
+            continue
+        seen = [extremes[name] for name in (*node.input, *node.output) if name in extremes]
+        constants = [name for name in node.input if name in graph.constants and graph.is_float(name)]
+        held = [np.abs(graph.value(name)).max(initial=0) for name in constants]
+        largest = max([*(max(-low, high) for low, high in seen), *map(float, held)], default=0.0)
+        if largest > LARGEST:
+            found[node.name] = largest
+    return found
+
+
+def rounded_in_float(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """A half-precision graph as a float32 one that rounds every result to half and back.
+
+    ONNX Runtime on a CPU computes half-precision graphs in float32 and hides what overflows; it keeps these casts.
+    """
+    from onnx import TensorProto, helper
+
+    graph = Graph(model)
+    halves = {name for name in (*graph.producer, *graph.constants) if graph.is_half(name)}
+    for name in halves.intersection(graph.constants):
+        graph.set_value(name, graph.value(name).astype(np.float32))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        rounds = node.op_type not in EXACT
+        given = halves.intersection(node.output)
+        _retype(node, TensorProto.FLOAT)
+        nodes.append(node)
+        for name in given if rounds else ():
+            node.output[list(node.output).index(name)] = f"{name}/unrounded"
+            steps = [(f"{name}/unrounded", f"{name}/rounded", TensorProto.FLOAT16)]
+            steps.append((f"{name}/rounded", name, TensorProto.FLOAT))
+            nodes += [helper.make_node("Cast", [a], [b], name=f"{b}/Rounding", to=kind) for a, b, kind in steps]
+    graph.replace_nodes(nodes)
+    graph.describe_tensors()
+    return graph.model
+
+
+def _convertible(graph: Graph) -> "list[onnx.NodeProto]":
+    """The nodes up to the last convolution that have to do with floats."""
+    before = graph.before_convolutions()
+    return [
+        node
+        for node in graph.nodes
+        if (node.op_type in CONVOLUTIONS or before.intersection(node.output))
+        and any(graph.is_float(name) for name in (*node.input, *node.output))
+    ]
+
+
+def _converted(graph: Graph, source: str, nodes: "list[onnx.NodeProto]", *, to_half: bool) -> str:
+    """The name of a tensor in the other type; the cast is written once."""
+    from onnx import TensorProto, helper
+
+    name = f"{source}/{'half' if to_half else 'float'}"
+    if source in graph.constants:
+        graph.set_value(name, graph.value(source).astype(np.float16))
+    elif all(name not in node.output for node in nodes):
+        kind = TensorProto.FLOAT16 if to_half else TensorProto.FLOAT
+        nodes.append(helper.make_node("Cast", [source], [name], name=f"{name}/Cast", to=kind))
+    return name
+
+
+def _retype(node: "onnx.NodeProto", kind: int) -> None:
+    """A Cast names the type it gives; every other node takes it from what it reads."""
+    from onnx import TensorProto
+
+    for attribute in node.attribute:
+        if (
+            node.op_type == "Cast"
+            and attribute.name == "to"
+            and attribute.i in {TensorProto.FLOAT, TensorProto.FLOAT16}
+        ):
+            attribute.i = kind

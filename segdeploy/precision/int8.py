@@ -1,0 +1,352 @@
+"""INT8 in the graph: QuantizeLinear and DequantizeLinear where the target fuses them, from one calibration.
+
+Two forms. *signed* is TensorRT's: int8 activations with zero point 0 on the input of every convolution, float bias.
+*unsigned* is x86's, for ONNX Runtime and OpenVINO alike: uint8 activations, every convolution's output quantised (which
+makes residual additions int8 as well), int32 bias, and whatever only carries values from one convolution to the next
+(pooling, un-pooling, concatenation) working on the quantised values themselves. In both, weights are int8 with a scale
+for each output channel, a tensor is rounded once, all its readers share the result, and logits are never rounded.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.errors import InvalidRequestError
+from segdeploy.graphs.graph import CARRIERS, Graph, attribute
+
+if TYPE_CHECKING:
+    import onnx
+
+    from segdeploy.quantization.calibration import Range
+
+FORMS = ("signed", "unsigned")
+LARGEST = 127  # of a weight, and of an activation that may be negative
+STEPS = 255  # of an activation that may not
+MIDDLE = 128
+LARGEST_BIAS = 2**30  # in steps of its scale: half of what int32 holds
+WEIGHT, BIAS = 1, 2  # inputs of a convolution
+PADDING = 2  # input of Pad: the value
+
+
+def quantize(
+    model: "onnx.ModelProto", ranges: "Mapping[str, Range]", *, form: str, in_float: Collection[str] = ()
+) -> "onnx.ModelProto":
+    """The float32 graph with its convolutions in int8, but for those that `in_float` names.
+
+    `ranges` says what every tensor of `tensors(model)` is clipped to.
+    """
+    if form not in FORMS:
+        raise InvalidRequestError(f"there is no int8 form {form!r}.", f"Choose one of {', '.join(FORMS)}.")
+    graph = Graph(model)
+    if form == "unsigned":
+        ranges = {**ranges, **_transposed_as_pointwise(graph, ranges)}
+    chosen = {node.name for node in graph.convolutions() if node.name not in in_float}
+    placement = _placed(graph, chosen, form, ranges)
+    _Writer(graph, placement, chosen, form).write()
+    return graph.model
+
+
+def tensors(model: "onnx.ModelProto") -> list[str]:
+    """What either form may quantise: what convolutions read and give, and what is carried from one to the next."""
+    graph = Graph(model)
+    found: set[str] = set()
+    pending = [name for node in graph.convolutions() for name in (node.input[0], _after_relu(graph, node.output[0]))]
+    while pending:
+        name = pending.pop()
+        producer = graph.producer[name]
+        if name not in found and producer.op_type in CARRIERS:
+            pending += graph.activations_read(producer)
+        found.add(name)
+    return [name for node in graph.nodes for name in node.output if name in found]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Grid:
+    """The 256 values that a tensor may have: scale * (q - zero_point)."""
+
+    scale: np.float32
+    zero_point: np.int8 | np.uint8
+
+    @classmethod
+    def over(cls, clipped: "Range", form: str) -> "_Grid":
+        low, high = clipped
+        if form == "unsigned" and low >= 0:
+            return cls(_positive(high / STEPS), np.uint8(0))
+        scale = _positive(max(-low, high) / LARGEST)
+        return cls(scale, np.int8(0) if form == "signed" else np.uint8(MIDDLE))
+
+    def clips_at_zero(self) -> bool:
+        return isinstance(self.zero_point, np.uint8) and self.zero_point == 0
+
+    def rounded(self, value: NDArray[Any]) -> NDArray[Any]:
+        limits = np.iinfo(self.zero_point.dtype)
+        steps = np.round(value / self.scale) + self.zero_point
+        return np.clip(steps, limits.min, limits.max).astype(self.zero_point.dtype)
+
+
+class _Placement:
+    """Which tensors are rounded, which nodes carry rounded values on, and which tensors share a grid for it."""
+
+    def __init__(self, ranges: "Mapping[str, Range]", form: str) -> None:
+        self.rounded: set[str] = set()
+        self.carriers: set[str] = set()
+        self._ranges = dict(ranges)
+        self._form = form
+        self._tied: dict[str, str] = {}
+
+    def tie(self, one: str, other: str) -> None:
+        """Let two tensors share a grid, over the union of their ranges."""
+        (low, high), (other_low, other_high) = self.range_of(one), self.range_of(other)
+        self._ranges[self._root(other)] = min(low, other_low), max(high, other_high)
+        if self._root(one) != self._root(other):
+            self._tied[self._root(one)] = self._root(other)
+
+    def range_of(self, name: str) -> "Range":
+        return self._ranges[self._root(name)]
+
+    def grid(self, name: str) -> _Grid:
+        return _Grid.over(self.range_of(name), self._form)
+
+    def are_tied(self, *names: str) -> bool:
+        return len({self._root(name) for name in names}) == 1
+
+    def _root(self, name: str) -> str:
+        while name in self._tied:
+            name = self._tied[name]
+        return name
+
+
+def _placed(graph: Graph, chosen: AbstractSet[str], form: str, ranges: "Mapping[str, Range]") -> _Placement:
+    placement = _Placement(ranges, form)
+    convolutions = [node for node in graph.convolutions() if node.name in chosen]
+    if form == "signed":
+        placement.rounded = {node.input[0] for node in convolutions}
+        return placement
+    before_convolutions = graph.before_convolutions()
+    seen: set[str] = set()
+    for node in convolutions:
+        _want(graph, node.input[0], placement, seen)
+        if node.output[0] in before_convolutions:
+            placement.rounded.add(_after_relu(graph, node.output[0]))
+    return placement
+
+
+def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> None:
+    """Round a tensor, or, where it was only carried here, what it was carried from."""
+    if name in seen:
+        return
+    seen.add(name)
+    producer = graph.producer[name]
+    sources = graph.activations_read(producer) if producer.op_type in CARRIERS else []
+    for source in sources:
+        _want(graph, source, placement, seen)
+    # Values from 0 up next to values of both signs would lose half of their steps on a common grid.
+    if len({placement.range_of(source)[0] >= 0 for source in sources}) != 1:
+        placement.rounded.add(name)
+        return
+    placement.carriers.add(producer.name)
+    for output in producer.output:
+        seen.add(output)
+        for source in sources:
+            placement.tie(output, source)
+
+
+def _after_relu(graph: Graph, name: str) -> str:
+    """What stands behind the ReLU that alone reads a tensor: runtimes fuse the ReLU into the convolution."""
+    readers = graph.readers.get(name, [])
+    return readers[0].output[0] if [node.op_type for node in readers] == ["Relu"] else name
+
+
+class _Writer:
+    """Writes the nodes anew, in their order, each reading rounded values where there are some."""
+
+    def __init__(self, graph: Graph, placement: _Placement, chosen: AbstractSet[str], form: str) -> None:
+        self.graph = graph
+        self.placement = placement
+        self.chosen = chosen
+        self.form = form
+        self.quantized: set[str] = set()
+        self.nodes: list[onnx.NodeProto] = []
+
+    def write(self) -> None:
+        for node in list(self.graph.nodes):
+            if node.name in self.placement.carriers:
+                self._carry(node)
+            elif node.op_type == "Greater" and self.quantized.issuperset(node.input):
+                self._compare(node)
+            elif node.op_type == "Relu" and self._is_clipped(node.output[0]):
+                self._round(node.output[0], source=node.input[0])
+            else:
+                self._compute(node)
+        self.graph.replace_nodes(self.nodes)
+        self.graph.drop_unread_constants()
+        self.graph.describe_tensors()
+
+    def _is_clipped(self, name: str) -> bool:
+        """A ReLU before unsigned values from 0 up does nothing; ONNX Runtime sees that behind convolutions alone."""
+        return name in self.placement.rounded and self.placement.grid(name).clips_at_zero()
+
+    def _compute(self, node: "onnx.NodeProto") -> None:
+        """Let a node read dequantised values; where it is chosen, with int8 weights."""
+        if node.name in self.chosen:
+            self._quantize_weights(node)
+        for index, source in enumerate(node.input):
+            if source in self.quantized:
+                node.input[index] = self._dequantized(source)
+        self.nodes.append(node)
+        for name in self.placement.rounded.intersection(node.output):
+            self._round(name, source=name)
+
+    def _carry(self, node: "onnx.NodeProto") -> None:
+        """Let a node work on quantised values; a constant of its own is put on their grid."""
+        grid = self.placement.grid(node.output[0])
+        if node.op_type == "Pad":
+            self._say_what_pads(node)
+        for index, source in enumerate(node.input):
+            if source in self.quantized:
+                node.input[index] = f"{source}/quantized"
+            elif source in self.graph.constants and self.graph.is_float(source):
+                node.input[index] = f"{source}/{node.name}/quantized"
+                self.graph.set_value(node.input[index], grid.rounded(self.graph.value(source)))
+        for index, name in enumerate(node.output):
+            self._set_grid(name, grid)
+            node.output[index] = f"{name}/quantized"
+        self.nodes.append(node)
+
+    def _say_what_pads(self, node: "onnx.NodeProto") -> None:
+        """Left out, it is zero: of the float values, which need not be the zero of the quantised ones."""
+        if len(node.input) <= PADDING:
+            node.input.append("")
+        if not node.input[PADDING]:
+            node.input[PADDING] = f"{node.name}/padding"
+            self.graph.set_value(node.input[PADDING], np.zeros((), np.float32))
+
+    def _compare(self, node: "onnx.NodeProto") -> None:
+        """On one grid, which is larger does not change with the scale."""
+        tied = self.placement.are_tied(*node.input)
+        for index, source in enumerate(node.input):
+            node.input[index] = f"{source}/quantized" if tied else self._dequantized(source)
+        self.nodes.append(node)
+
+    def _round(self, name: str, *, source: str) -> None:
+        from onnx import helper
+
+        self._set_grid(name, self.placement.grid(name))
+        inputs = [source, f"{name}/scale", f"{name}/zero_point"]
+        outputs = [f"{name}/quantized"]
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, outputs, name=f"{name}/QuantizeLinear"))
+
+    def _set_grid(self, name: str, grid: _Grid) -> None:
+        self.graph.set_value(f"{name}/scale", np.array(grid.scale))
+        self.graph.set_value(f"{name}/zero_point", np.array(grid.zero_point))
+        self.quantized.add(name)
+
+    def _dequantized(self, name: str) -> str:
+        """The float values of a quantised tensor; their node is written once, when it is first asked for."""
+        from onnx import helper
+
+        given = f"{name}/dequantized"
+        if given not in self.graph.producer:
+            inputs = [f"{name}/{part}" for part in ("quantized", "scale", "zero_point")]
+            node = helper.make_node("DequantizeLinear", inputs, [given], name=f"{name}/DequantizeLinear")
+            self.graph.producer[given] = node
+            self.nodes.append(node)
+        return given
+
+    def _quantize_weights(self, node: "onnx.NodeProto") -> None:
+        """Round the weights by output channel and, in the unsigned form, the bias to int32.
+
+        A channel whose bias would not fit gets coarser weights.
+        """
+        axis = 0 if node.op_type == "Conv" else 1
+        weight = self.graph.value(node.input[WEIGHT]).astype(np.float64)
+        scales = np.abs(weight).max(axis=tuple(other for other in range(weight.ndim) if other != axis)) / LARGEST
+        step = self.placement.grid(node.input[0]).scale
+        has_int32_bias = self.form == "unsigned" and len(node.input) > BIAS
+        if has_int32_bias:
+            bias = self.graph.value(node.input[BIAS]).astype(np.float64)
+            scales = np.maximum(scales, np.abs(bias) / (step * LARGEST_BIAS))
+        scales = np.array([_positive(scale) for scale in scales])
+        column = scales.reshape([-1 if other == axis else 1 for other in range(weight.ndim)])
+        rounded = np.clip(np.round(weight / column), -LARGEST, LARGEST).astype(np.int8)
+        self._put_constant(node, WEIGHT, rounded, scales, axis)
+        if has_int32_bias:
+            steps = scales * step
+            self._put_constant(node, BIAS, np.round(bias / steps).astype(np.int32), steps, 0)
+
+    def _put_constant(
+        self, node: "onnx.NodeProto", index: int, rounded: NDArray[Any], scales: NDArray[np.float32], axis: int
+    ) -> None:
+        """Let a node read integers times scales, one for each slice along `axis`."""
+        from onnx import helper
+
+        name = node.input[index]
+        if f"{name}/dequantized" in self.graph.producer:  # equal constants are one: each reader rounds its own
+            name = f"{node.name}/{name}"
+        node.input[index] = f"{name}/dequantized"
+        values = {"quantized": rounded, "scale": scales, "zero_point": np.zeros(len(scales), rounded.dtype)}
+        for part, value in values.items():
+            self.graph.set_value(f"{name}/{part}", value)
+        inputs, outputs = [f"{name}/{part}" for part in values], [node.input[index]]
+        named: dict[str, Any] = {"name": f"{name}/DequantizeLinear", "axis": axis}
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, outputs, **named))
+        self.graph.producer[node.input[index]] = self.nodes[-1]
+
+
+def _transposed_as_pointwise(graph: Graph, ranges: "Mapping[str, Range]") -> "dict[str, Range]":
+    """2x2 transposed convolutions of stride 2 as 1x1 convolutions and DepthToSpace: ONNX Runtime has those in int8.
+
+    Give the ranges of the tensors between the two.
+    """
+    from onnx import helper
+
+    nodes: list[onnx.NodeProto] = []
+    between = {}
+    moved: set[str] = set()
+    for node in graph.nodes:
+        if node.name in moved:
+            continue
+        if not _doubles(graph, node):
+            nodes.append(node)
+            continue
+        weight, bias = node.input[WEIGHT], node.input[BIAS]
+        kernel = graph.value(weight)
+        inputs, outputs = kernel.shape[:2]
+        graph.set_value(f"{weight}/1x1", kernel.transpose(2, 3, 1, 0).reshape(4 * outputs, inputs, 1, 1))
+        graph.set_value(f"{bias}/1x1", np.tile(graph.value(bias), 4))
+        phases = f"{node.output[0]}/phases"
+        sources = [node.input[0], f"{weight}/1x1", f"{bias}/1x1"]
+        nodes.append(helper.make_node("Conv", sources, [phases], name=node.name))
+        output = _after_relu(graph, node.output[0])
+        if output != node.output[0]:  # the ReLU stays behind its convolution, where runtimes fuse it
+            relu = graph.producer[output]
+            moved.add(relu.name)
+            nodes.append(helper.make_node("Relu", [phases], [f"{output}/phases"], name=relu.name))
+            phases = f"{output}/phases"
+        between[phases] = ranges[output]
+        spread: dict[str, Any] = {"name": f"{node.name}/DepthToSpace", "blocksize": 2, "mode": "DCR"}
+        nodes.append(helper.make_node("DepthToSpace", [phases], [output], **spread))
+    graph.replace_nodes(nodes)
+    graph.drop_unread_constants()
+    graph.describe_tensors()
+    return between
+
+
+def _doubles(graph: Graph, node: "onnx.NodeProto") -> bool:
+    return (
+        node.op_type == "ConvTranspose"
+        and len(node.input) > BIAS
+        and graph.value(node.input[WEIGHT]).shape[2:] == (2, 2)
+        and list(attribute(node, "strides", [])) == [2, 2]
+        and not any(attribute(node, "pads", []))
+        and attribute(node, "group", 1) == 1
+    )
+
+
+def _positive(scale: float) -> np.float32:
+    """A scale that no runtime divides by zero with: what is always zero may have any."""
+    return np.float32(scale) if scale > np.finfo(np.float32).tiny else np.float32(1 / STEPS)

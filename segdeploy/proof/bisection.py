@@ -1,0 +1,314 @@
+"""Where a graph departs from its network: the first layer whose result is wrong for what that layer was given.
+
+Looked at on a copy of the graph that gives away what its convolutions read and give, never on the graph or engine that
+is certified. PyTorch walks through the folded network in float64 beside it, and goes on after every layer with the
+copy's own values: each layer, and each piece between two, is judged alone. No error adds up, a pooling tie moves the
+same value in both, and the first that is wrong is the one at fault.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segdeploy import blocks, models
+from segdeploy.graphs.graph import CONVOLUTIONS, Graph
+from segdeploy.spec import Precision, Spec
+
+# Relative RMS errors; what right graphs reach is measured in docs/decisions/0009-certificate.md.
+TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 0.15}
+HIDDEN_TIES = 0.3  # of halves between layers: computed in float32, pooling ties are decided by digits they do not show
+CLIPPED = 0.25  # how much of what a grid clips counts: calibration clips outliers of a right graph too
+WRONG_CLASSES = 1e-3  # of the pixels, where the argmax of the logits and the class map differ
+MOST_NAMED = 5  # nodes in a sentence; the report holds all
+FOLLOWED = {"Cast", "Relu"}  # a runtime fuses them into the convolution before them
+ROUNDING = {"Cast", "QuantizeLinear"}
+
+Images = NDArray[np.uint8]
+ClassMap = NDArray[np.uint8]
+Run = Callable[[bytes, Images], Mapping[str, NDArray[Any]]]
+Kind = Literal["before a layer", "layer", "logits", "class map"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was judged alone: its error, the nodes it consists of, and whether it may round."""
+
+    kind: Kind
+    layer: str | None
+    error: float
+    nodes: Sequence[str]
+    rounds: bool = False
+
+    def tolerance(self, precision: Precision) -> float:
+        if self.kind == "class map":
+            return WRONG_CLASSES
+        if self.kind == "before a layer" and self.rounds and precision is Precision.FP16:
+            return HIDDEN_TIES
+        return TOLERANCES[precision if self.rounds else Precision.FP32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen in one image (H, W, 3): every step, in the order they run in, and the copy's class map."""
+
+    steps: Sequence[Step]
+    class_map: ClassMap
+
+    @property
+    def layers(self) -> int:
+        return sum(step.kind == "layer" for step in self.steps)
+
+    def first(self, precision: Precision) -> Step | None:
+        """The first step that is wrong by more than the rounding of its type and the order of a sum explain."""
+        return next((step for step in self.steps if step.error > step.tolerance(precision)), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tap:
+    """A tensor that the copy gives away: what a layer reads, or what it gives with all that is fused into it.
+
+    `grid`: scale and zero point of its integers. `rectified`: negative values are gone. `rounded`: on the way to it.
+    """
+
+    tensor: str
+    grid: tuple[NDArray[Any], NDArray[Any]] | None = None
+    rectified: bool = False
+    rounded: bool = False
+
+    def value(self, seen: Mapping[str, NDArray[Any]]) -> Tensor:
+        found = seen[self.tensor].astype(np.float64)
+        if self.grid is not None:
+            scale, zero_point = (part.astype(np.float64) for part in self.grid)
+            found = (found - zero_point) * scale
+        return torch.from_numpy(found)
+
+    def judged(self, expected: Tensor) -> Tensor:
+        """What PyTorch has, as far as this tensor can hold it: rectified, and most of what is clipped forgiven."""
+        expected = expected.clamp(min=0) if self.rectified else expected
+        if self.grid is None:
+            return expected
+        scale, zero_point = self.grid
+        limits = np.iinfo(zero_point.dtype)
+        low, high = (float((limit - zero_point.astype(np.float64)) * scale) for limit in (limits.min, limits.max))
+        kept = expected.clamp(low, high)
+        return kept + CLIPPED * (expected - kept)
+
+
+class _Copy:
+    """A copy of a graph with the tensors around its convolutions, and its logits, as further outputs."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = Graph(model)
+        self.convolutions = {node.name: node for node in self.graph.convolutions()}
+        self.read = {name: self._read(node.input[0]) for name, node in self.convolutions.items()}
+        self.given = {name: self._given(node) for name, node in self.convolutions.items()}
+        decided = [node for node in self.graph.nodes if node.op_type == "ArgMax"]
+        self.output = self.graph.model.graph.output[0].name
+        self.logits = _Tap(decided[-1].input[0] if decided else self.output)
+        self._give_away(tap.tensor for tap in (*self.read.values(), *self.given.values(), self.logits))
+
+    def _read(self, name: str) -> _Tap:
+        producer = self.graph.producer.get(name)
+        if producer is None or producer.op_type != "DequantizeLinear":
+            return _Tap(name)
+        return _Tap(producer.input[0], self._grid(producer), rounded=True)
+
+    def _given(self, node: onnx.NodeProto) -> _Tap:
+        name, behind = node.output[0], set[str]()
+        while len(readers := self.graph.readers.get(name, [])) == 1 and readers[0].op_type in FOLLOWED:
+            behind.add(readers[0].op_type)
+            name = readers[0].output[0]
+        rectified = "Relu" in behind
+        if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+            return _Tap(name, None, rectified, rounded="Cast" in behind or self._is_narrow(node.input[1]))
+        grid = self._grid(readers[0])
+        clipped = grid[1].dtype == np.uint8 and not grid[1].any()
+        return _Tap(readers[0].output[0], grid, rectified or clipped, rounded=True)
+
+    def rounds(self, nodes: Sequence[onnx.NodeProto]) -> bool:
+        """Whether something between two layers is held in a narrow type."""
+        return any(node.op_type in ROUNDING or self.graph.is_half(node.output[0]) for node in nodes)
+
+    def _is_narrow(self, weight: str) -> bool:
+        return weight in self.graph.producer or self.graph.is_half(weight)
+
+    def _grid(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self.graph.value(node.input[1]), self.graph.value(node.input[2])
+
+    def _give_away(self, tensors: Iterator[str]) -> None:
+        outputs = self.graph.model.graph.output
+        for name in dict.fromkeys(tensors):
+            if name != self.output:
+                outputs.append(onnx.ValueInfoProto(name=name))  # its shape is what is being asked
+
+    def nodes_before(self, tensor: str) -> list[onnx.NodeProto]:
+        """The nodes between what earlier layers give and a tensor, in the order of the graph."""
+        ends = {tap.tensor for tap in self.given.values()}
+        wanted, found = {tensor}.difference(ends), list[onnx.NodeProto]()
+        for node in reversed(self.graph.nodes):
+            if wanted.intersection(node.output):
+                found.append(node)
+                wanted.update(set(node.input).difference(ends))
+        return found[::-1]
+
+
+class _Walk:
+    """PyTorch's walk beside the copy: it looks at every convolution on the way, and puts the copy's values in."""
+
+    def __init__(self, walked: _Copy, seen: Mapping[str, NDArray[Any]]) -> None:
+        self.copy = walked
+        self.seen = seen
+        self.steps: list[Step] = []
+
+    def into(self, name: str, expected: Tensor) -> Tensor:
+        """Compare what a layer reads, and let PyTorch's read the copy's."""
+        tap, node = self.copy.read[name], self.copy.convolutions[name]
+        found = tap.value(self.seen)
+        error = _error(found, tap.judged(expected), expected)
+        nodes = self.copy.nodes_before(node.input[0])
+        rounds = tap.rounded or self.copy.rounds(nodes)
+        self.steps.append(Step("before a layer", name, error, _names(nodes), rounds))
+        return found if found.shape == expected.shape else expected
+
+    def out_of(self, name: str, expected: Tensor) -> Tensor:
+        """Compare what a layer gives, and let PyTorch go on with the copy's."""
+        tap = self.copy.given[name]
+        found = tap.value(self.seen)
+        if found.shape[1] == 4 * expected.shape[1]:  # a transposed convolution, spelled as a 1x1 and DepthToSpace
+            found = blocks.depth_to_space(found)
+        self.steps.append(Step("layer", name, _error(found, tap.judged(expected), expected), [name], tap.rounded))
+        if found.shape != expected.shape:
+            return expected
+        # What the copy has rectified already keeps PyTorch's negative values: its own ReLU comes next, or is missed.
+        return torch.where(found > 0, found, expected.clamp(max=0)) if tap.rectified else found
+
+    def end(self, expected: Tensor) -> ClassMap:
+        """Compare the logits, and the class map that was made of them; give that."""
+        logits = self.copy.logits.value(self.seen)
+        nodes = self.copy.nodes_before(self.copy.logits.tensor)
+        error, rounds = _error(logits, expected, expected), self.copy.rounds(nodes)
+        self.steps.append(Step("logits", None, error, _names(nodes), rounds))
+        decided: ClassMap = logits[0].numpy().argmax(axis=0).astype(np.uint8)
+        if self.copy.output == self.copy.logits.tensor:
+            return decided
+        class_map: ClassMap = self.seen[self.copy.output][0]
+        nodes = self.copy.nodes_before(self.copy.output)[len(nodes) :]
+        self.steps.append(Step("class map", None, float(np.mean(decided != class_map)), _names(nodes)))
+        return class_map
+
+
+def look(network: blocks.Network, spec: Spec, model: onnx.ModelProto, image: Images, *, run: Run) -> Look:
+    """Judge every layer of a graph on one image (H, W, 3), and every piece between two.
+
+    `run` gives all outputs of a graph by name, in the arithmetic that is looked into.
+    """
+    walked = _Copy(model)
+    walk = _Walk(walked, run(walked.graph.model.SerializeToString(), image[None]))
+    exact = copy.deepcopy(network).double().eval()
+    blocks.fold_normalisation(exact)
+    for name, module in _convolutions(exact, walked.convolutions):
+        module.register_forward_pre_hook(lambda _, inputs, name=name: (walk.into(name, inputs[0]),))
+        module.register_forward_hook(lambda _, __, output, name=name: walk.out_of(name, output))
+    deployed = models.deployed(exact, dataclasses.replace(spec, output="logits")).double().eval()
+    with torch.inference_mode():
+        class_map = walk.end(deployed(torch.tensor(image[None])))
+    return Look(walk.steps, class_map)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Departure:
+    """What was found in a stage: `layer` and the nodes in front of it, where one of the two departs; `text` says it."""
+
+    stage: str
+    kind: Kind | Literal["none found"]
+    layer: str | None
+    between: Sequence[str] | None
+    error: float | None
+    tolerance: float
+    image: str
+    layers_compared: int
+    text: str
+
+
+def departure(found: Look, *, stage: str, precision: Precision, image: str, otherwise: str) -> Departure:
+    """The first step of a stage that departs; `otherwise` is said where there is none."""
+    step = found.first(precision)
+    if step is None:
+        return Departure(stage, "none found", None, None, None, TOLERANCES[precision], image, found.layers, otherwise)
+    return Departure(
+        stage=stage,
+        kind=step.kind,
+        layer=step.layer and _module(step.layer),
+        between=None if step.kind == "layer" else step.nodes,
+        error=step.error if math.isfinite(step.error) else None,
+        tolerance=step.tolerance(precision),
+        image=image,
+        layers_compared=found.layers,
+        text=_said(step),
+    )
+
+
+def none_found(found: Look, drawn: ClassMap | None, expected: ClassMap, *, passed: bool) -> str:
+    """What there is to say where every step agrees: of the copy, and of what the stage itself has drawn."""
+    text = f"All {found.layers} layers, each given what the copy gave it, give what PyTorch gives."
+    if passed or drawn is None:
+        return text
+    by_copy, by_stage = (int(np.count_nonzero(each != expected)) for each in (found.class_map, drawn))
+    if by_stage > 2 * by_copy:
+        masks = f"The copy's mask differs from PyTorch's in {by_copy} pixels, the stage's own in {by_stage}"
+        return f"{text} {masks}: what the stage runs is not its graph, but an older one or a fusion that goes wrong."
+    return f"{text} What differs is rounding that adds up over the layers."
+
+
+def _said(step: Step) -> str:
+    """One sentence on what departs."""
+    nodes = _shortened(step.nodes)
+    by = f"off by {step.error:.2%}" if math.isfinite(step.error) else "of another shape, or no numbers"
+    layer = _module(step.layer or "")
+    if step.kind == "layer":
+        return f"The first layer that departs is {layer}: what it reads is right, what it gives is {by}."
+    if step.kind == "before a layer":
+        between = f"Between them: {nodes}." if nodes else "Nothing stands between them: a node is missing."
+        return f"What {layer} reads is {by}; every layer before it is right. {between}"
+    if step.kind == "logits":
+        return f"The logits are {by}; every layer is right. Behind the last one: {nodes}."
+    return f"The logits are right; the class map is not their argmax in {step.error:.2%} of the pixels: {nodes}."
+
+
+def _names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    return [node.name for node in nodes]
+
+
+def _shortened(nodes: Sequence[str]) -> str:
+    names = list(nodes)
+    return ", ".join(names if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"... {names[-1]}"])
+
+
+def _module(node: str) -> str:
+    return node.rpartition("/")[0]
+
+
+def _convolutions(network: nn.Module, named: Collection[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that stand as nodes in a graph, by the name of their node."""
+    for path, module in network.named_modules():
+        for kind in CONVOLUTIONS:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and f"{path}/{kind}" in named:
+                yield f"{path}/{kind}", module
+
+
+def _error(found: Tensor, expected: Tensor, scale: Tensor) -> float:
+    """The RMS of the difference over that of `scale`; infinite for another shape or what is no number."""
+    if found.shape != expected.shape:
+        return math.inf
+    largest = float(scale.square().mean().sqrt())
+    difference = float((found - expected).square().mean().sqrt())
+    error = difference / largest if largest else difference
+    return error if math.isfinite(error) else math.inf

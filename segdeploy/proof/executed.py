@@ -1,0 +1,73 @@
+"""Asked and delivered are two facts: what share of the narrow work that a graph asks for, a runtime does narrow."""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segdeploy import engines
+from segdeploy.artifact import Artifact
+from segdeploy.spec import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+# Instructions that multiply bytes: with them an int8 graph has no reason to run in float32.
+BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
+def asked(model: "onnx.ModelProto") -> dict[str, float]:
+    """The share of the convolutions' multiply-adds that a graph gives to each type."""
+    from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+
+    graph = Graph(model)
+    work, types = convolution_work(graph), convolution_types(graph)
+    total = sum(work.values())
+    return {
+        kind.value: sum(work[layer] for layer in work if types[layer] is kind) / total
+        for kind in Precision
+        if kind in types.values()
+    }
+
+
+def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
+    """What a runtime makes of a graph, read from the graph as the runtime optimised it.
+
+    `delivered`: the type that did at least nine tenths of the work that was asked for in it, else fp32. `wider`: the
+    layers that were asked for in a narrow type and run in a wider one, the most work first. Of a plan,
+    and without the onnx package, what the manifest says was found when it was made, or null.
+    """
+    if file.precision is Precision.FP32:
+        return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": []}
+    if file.kind == "plan":
+        return {fact: file.made_by[fact] for fact in ("delivered", "delivered_share", "wider")}
+    if importlib.util.find_spec("onnx") is None:
+        unknown: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
+        return dict(file.made_by.get("delivered", {}).get(runtime, unknown))
+    import onnx
+
+    from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+
+    graph = Graph(onnx.load(file.path))
+    work, types = convolution_work(graph), convolution_types(graph)
+    narrow = {layer for layer, kind in types.items() if kind is file.precision}
+    found = engines.of_graphs(runtime).narrow_convolutions(file, device=device)
+    wider = sorted(
+        (layer for layer in narrow if found.get(layer) is not file.precision), key=lambda layer: -work[layer]
+    )
+    total = sum(work[layer] for layer in narrow)
+    share = 1 - sum(work[layer] for layer in wider) / total if total else 0.0
+    kind = file.precision if share >= engines.ENOUGH else Precision.FP32
+    return {"delivered": kind, "delivered_share": share, "wider": wider}
+
+
+def has_units(precision: Precision, device: str) -> bool:
+    """Whether the device multiplies in that type; no runtime for CPUs convolves in half precision."""
+    if device == "cuda":
+        return True
+    return precision is Precision.INT8 and bool(BYTE_UNITS.intersection(_processor_flags()))
+
+
+def _processor_flags() -> set[str]:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}

@@ -1,0 +1,82 @@
+"""JSON that segdeploy writes, read back into dataclasses: every field is there, none is unknown, each has its type."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from segdeploy.errors import InvalidFileError, SegdeployError
+
+T = TypeVar("T")
+_PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `\$\.?(?P<place>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
+
+
+def to_builtins(value: object) -> Any:  # noqa: ANN401 - a JSON value
+    """A dataclass as the JSON value it is written as: fields in their order, paths as text."""
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def to_text(value: object, *, sort_keys: bool = False) -> bytes:
+    """The JSON document that stands in a file."""
+    return (json.dumps(to_builtins(value), indent=1, sort_keys=sort_keys) + "\n").encode()
+
+
+def parse(text: bytes | str, *, where: str, remedy: str) -> Any:  # noqa: ANN401 - a JSON value
+    """A JSON document. Raise InvalidFileError, naming `where`, for anything else, NaN and infinity included."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise InvalidFileError(f"{where} is not JSON: {error}.", remedy) from error
+
+
+def convert(document: object, kind: type[T], *, where: str, remedy: str, partial: bool = False) -> T:
+    """A JSON value as a dataclass. Raise InvalidFileError that names `where` and the field that is wrong.
+
+    A field that is missing or unknown is an error, whatever its default; with `partial`, fields that have a default
+    may be missing and unknown ones are ignored.
+    """
+    try:
+        value = msgspec.convert(document, kind, dec_hook=_from_text)
+    except msgspec.ValidationError as error:
+        raise InvalidFileError(f"{where}: {_sentence(str(error))}.", remedy) from error
+    except SegdeployError as error:
+        raise InvalidFileError(f"{where}: {error.what}", error.remedy) from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidFileError(f"{where} is not as segdeploy writes it: {error}.", remedy) from error
+    if not partial and (difference := next(_differing_fields(document, to_builtins(value), ""), None)):
+        raise InvalidFileError(f"{where}: {difference}.", remedy)
+    return value
+
+
+def _from_text(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"{value!r} is no {kind.__name__}")
+
+
+def _sentence(message: str) -> str:
+    """msgspec's message with the field in front: `stages[0].pixels: expected int, got str`."""
+    found = _PLACE.match(message)
+    problem, place = (found["problem"], found["place"] or "") if found else (message, "")
+    if missing := _MISSING.match(problem):
+        return f"the field {place}{'.' if place else ''}{missing['name']} is missing"
+    plain = problem.replace("`", "")
+    return f"{place or 'the document'}: {plain[:1].lower()}{plain[1:]}"
+
+
+def _differing_fields(document: Any, known: Any, place: str) -> Iterator[str]:  # noqa: ANN401 - two JSON values
+    """The fields that only one of two documents has."""
+    if isinstance(document, dict) and isinstance(known, dict):
+        for name in document:
+            if name not in known:
+                yield f"the field {place}{name} is unknown"
+            else:
+                yield from _differing_fields(document[name], known[name], f"{place}{name}.")
+        yield from (f"the field {place}{name} is missing" for name in known if name not in document)
+    elif isinstance(document, list) and isinstance(known, list | tuple):
+        for index, (item, its) in enumerate(zip(document, known, strict=True)):
+            yield from _differing_fields(item, its, f"{place.removesuffix('.')}[{index}].")

@@ -1,0 +1,104 @@
+"""Timing that survives a review: order, warm-up, intervals and the end are checked, never the speed."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from segdeploy.timing import latency
+from segdeploy.timing.latency import Effort
+
+COVERED = 0.85  # of 95 % intervals that hold the true median: blocks of dependent samples give a little less
+
+
+def noted(calls: list[str], name: str, ms: float = 1.0) -> Callable[[], float]:
+    def task() -> float:
+        calls.append(name)
+        return ms
+
+    return task
+
+
+def test_all_tasks_have_their_turn_in_every_run_and_the_order_changes() -> None:
+    """A busy moment of the machine meets all, and none is always behind the same other."""
+    calls: list[str] = []
+    ticks: list[int] = []
+    tasks = [noted(calls, name) for name in "abc"]
+    samples = latency.interleaved(tasks, Effort(runs=40), percent=lambda: ticks.append(1))
+    timed = calls[-120:]
+    rounds = ["".join(timed[start : start + 3]) for start in range(0, 120, 3)]
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 3
+    assert [len(kept) for kept in samples] == [40, 40, 40]
+    assert len(ticks) == latency.WHOLE
+
+
+def test_the_warm_up_ends_when_a_task_gets_no_faster() -> None:
+    """A runtime that compiles in its first calls is not timed while it does."""
+    times = iter([100.0, 50.0, 20.0, 10.0, 10.1, 9.9, 10.2, 5.0])
+    latency.warm_up(lambda: next(times))
+    assert next(times) == 5.0
+
+
+def test_the_warm_up_ends_though_a_task_gets_faster_for_ever() -> None:
+    times = iter([float(2**-each) for each in range(latency.MOST_WARMUP + 2)])
+    latency.warm_up(lambda: next(times))
+    assert len(list(times)) == 1
+
+
+def test_runs_go_on_until_every_interval_is_narrow() -> None:
+    random = np.random.default_rng(0)
+    tasks = [lambda: 10.0, lambda: float(10 + random.normal())]
+    samples = latency.interleaved(tasks, Effort(least=10, limit_s=600))
+    assert len(samples[0]) > 10
+    assert latency.half_width(samples[1]) < Effort().half_width
+
+
+def test_a_time_limit_ends_what_does_not_settle_and_says_so() -> None:
+    random = np.random.default_rng(0)
+    samples = latency.interleaved([lambda: float(random.lognormal(sigma=2))], Effort(limit_s=0.01))
+    assert len(samples[0]) >= latency.FEWEST_RUNS
+    assert latency.summary(samples[0], batch=1)["noisy"]
+
+
+def test_a_comparison_decides_when_it_has_seen_enough() -> None:
+    samples = latency.interleaved([lambda: 1.0], Effort(limit_s=600), enough=lambda kept: len(kept[0]) >= 50)
+    assert len(samples[0]) == 50
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    """Busy moments last: samples are autocorrelated, and a bootstrap of single samples would be too sure."""
+    random = np.random.default_rng(0)
+    held, trials, plain = 0, 200, 0
+    for _ in range(trials):
+        noise = random.normal(size=120)
+        busy = np.convolve(noise, np.ones(4) / 2, mode="valid")[:100]
+        low, high = latency.median_interval(list(10 + busy))
+        held += low <= 10 <= high
+        single = np.median((10 + busy)[random.integers(0, 100, (500, 100))], axis=1)
+        plain += bool(np.percentile(single, 2.5) <= 10 <= np.percentile(single, 97.5))
+    assert held / trials > COVERED
+    assert held > plain
+
+
+def test_the_ratio_is_taken_run_by_run() -> None:
+    """What slows a run slows both: the ratio of a machine that is ten times slower half of the time is exact."""
+    slow = np.where(np.arange(60) % 7 < 3, 10.0, 1.0)
+    found = latency.ratio(list(1.1 * slow), list(slow))
+    assert found["ratio"] == pytest.approx(1.1)
+    assert found["interval"] == pytest.approx([1.1, 1.1])
+
+
+def test_the_summary_is_numpys_percentiles_and_speed_follows_the_median() -> None:
+    samples = [float(value) for value in np.random.default_rng(0).lognormal(size=101)]
+    found = latency.summary(samples, batch=8)
+    ordered = sorted(samples)
+    assert found["latency_ms"]["median"] == ordered[50]
+    assert found["latency_ms"]["p90"] == ordered[90]
+    assert found["latency_ms"]["min"] == ordered[0]
+    assert found["latency_ms"]["mean"] == np.mean(samples)
+    assert list(found["latency_ms"]) == ["min", "mean", "median", "p90", "p95", "p99"]
+    assert found["images_per_s"] == 8000 / ordered[50]
+    low, high = found["median_interval"]
+    assert low <= ordered[50] <= high
+    assert found["runs"] == 101
