@@ -1,16 +1,68 @@
-"""Semantic segmentation, deployed. `segdeploy.open("unet").segment(photo)`; `segdeploy.making` has the verbs."""
+"""Semantic segmentation, deployed: `segdeploy.open("unet").segment("photo.jpg")`. docs/python.md shows every verb."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from segdeploy._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from segdeploy.making import open as open  # noqa: A004 - the verb, re-exported
+    from segdeploy.api import bench as bench
+    from segdeploy.api import build as build
+    from segdeploy.api import doctor as doctor
+    from segdeploy.api import evaluate as evaluate
+    from segdeploy.api import export as export
+    from segdeploy.api import infer as infer
+    from segdeploy.api import inspect as inspect
+    from segdeploy.api import list_models as list_models
+    from segdeploy.api import open as open  # noqa: A004 - the verb
+    from segdeploy.api import parity as parity
+    from segdeploy.api import report as report
+    from segdeploy.api import sensitivity as sensitivity
+    from segdeploy.api import train as train
+    from segdeploy.artifact import Artifact as Artifact
+    from segdeploy.benchmarking import BenchOptions as BenchOptions
+    from segdeploy.certificate import Certificate as Certificate
+    from segdeploy.engines import BuildOptions as BuildOptions
+    from segdeploy.engines import Engine as Engine
+    from segdeploy.engines import NullEngine as NullEngine
+    from segdeploy.engines import RunOptions as RunOptions
+    from segdeploy.errors import SegdeployError as SegdeployError
+    from segdeploy.images import read as read_image  # noqa: F401 - offered under this name
+    from segdeploy.making import ExportOptions as ExportOptions
+    from segdeploy.proving import ProofOptions as ProofOptions
+    from segdeploy.spec import Precision as Precision
+    from segdeploy.spec import Spec as Spec
+    from segdeploy.training.options import TrainOptions as TrainOptions
+
+_VERBS = (
+    "bench build doctor evaluate export infer inspect list_models open parity report sensitivity train".split()  # noqa: SIM905 - as it is read
+)
+_OFFERED = {
+    **{verb: ("segdeploy.api", verb) for verb in _VERBS},
+    "Artifact": ("segdeploy.artifact", "Artifact"),
+    "BenchOptions": ("segdeploy.benchmarking", "BenchOptions"),
+    "BuildOptions": ("segdeploy.engines", "BuildOptions"),
+    "Certificate": ("segdeploy.certificate", "Certificate"),
+    "Engine": ("segdeploy.engines", "Engine"),
+    "ExportOptions": ("segdeploy.making", "ExportOptions"),
+    "NullEngine": ("segdeploy.engines", "NullEngine"),
+    "Precision": ("segdeploy.spec", "Precision"),
+    "ProofOptions": ("segdeploy.proving", "ProofOptions"),
+    "RunOptions": ("segdeploy.engines", "RunOptions"),
+    "SegdeployError": ("segdeploy.errors", "SegdeployError"),
+    "Spec": ("segdeploy.spec", "Spec"),
+    "TrainOptions": ("segdeploy.training.options", "TrainOptions"),
+    "read_image": ("segdeploy.images", "read"),
+}
+__all__ = sorted(_OFFERED)  # noqa: PLE0605 - the names of a table
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - loaded when it is asked for: `import segdeploy` stays light
-    if name == "open":
-        from segdeploy import making
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'segdeploy' has no attribute {name!r}")
+    module, attribute = _OFFERED[name]
+    return getattr(importlib.import_module(module), attribute)
 
-        return making.open
-    raise AttributeError(f"module 'segdeploy' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""A file with its contract and its origin; the manifest is a JSON file beside it."""
+"""A file with its Spec, its origin and its certificate; the manifest, a JSON file beside it, holds them."""
 
 import contextlib
 import dataclasses
@@ -8,36 +8,70 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal
 
-from segdeploy import external_data
+from segdeploy import earlier_files, external_data, typed_json
+from segdeploy.certificate import Certificate
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
+from segdeploy.low_precision import LowPrecision
+from segdeploy.origin import Origin
 from segdeploy.spec import Precision, Spec
+from segdeploy.target import PlanFacts, Target
 
-SCHEMA = 1
+SCHEMA: Final = 2
 MANIFEST_BYTES = 2**24  # more is none of ours
+AGAIN = "Make it again with this version of segdeploy."
 Kind = Literal["checkpoint", "graph", "plan"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """`made_by` says what it was made from and with; `parity` is the proof that was measured, null before one was.
+    """A file with all that is known of it.
 
-    `form` is how an int8 graph is spelled, and by that which runtimes run it exactly; null for every other file.
+    `form` is how an int8 graph is spelled, and by that which runtimes run it exactly; None for every other file.
+    `certificate` is None before the file was proven. `low_precision` is of graphs in fp16, fp8 or int8; `plan` of
+    plans.
     """
 
     path: Path
     kind: Kind
     precision: Precision
+    form: str | None = None
     spec: Spec
     sha256: str
-    made_by: Mapping[str, Any]
     made_at: str
-    parity: Mapping[str, Any] | None = None
-    form: str | None = None
+    origin: Origin
+    certificate: Certificate | None = None
+    low_precision: LowPrecision | None = None
+    plan: PlanFacts | None = None
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether its network is untrained: good for timing alone."""
+        return self.origin.command == "random" or (
+            self.origin.weights is not None and self.origin.weights.kind == "random"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """The JSON beside a file: the artifact, its path the file's name, its Spec as it is written everywhere."""
+
+    schema: Literal[2] = SCHEMA
+    path: str
+    kind: Kind
+    precision: Precision
+    form: str | None
+    spec: dict[str, Any]
+    sha256: str
+    made_at: str
+    origin: Origin
+    certificate: Certificate | None
+    low_precision: LowPrecision | None
+    plan: PlanFacts | None
 
 
 def digest(document: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -67,9 +101,9 @@ def graph_path(folder: Path, model: str, precision: Precision, form: str | None 
     return folder / f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx"
 
 
-def plan_path(folder: Path, model: str, runtime: str, precision: Precision, compute_capability: str) -> Path:
-    """`engines/unet.trt.fp16.cc89.plan`; the compute capability is spelled 8.9."""
-    return folder / f"{model}.{runtime}.{precision}.cc{compute_capability.replace('.', '')}.plan"
+def plan_path(folder: Path, model: str, runtime: str, precision: Precision, target: Target) -> Path:
+    """`engines/unet.trt.fp16.cc89.plan`."""
+    return folder / f"{model}.{runtime}.{precision}.{target.suffix}.plan"
 
 
 def manifest_path(path: Path) -> Path:
@@ -78,9 +112,9 @@ def manifest_path(path: Path) -> Path:
 
 def manifest(artifact: Artifact) -> bytes:
     """What stands in the manifest of an artifact."""
-    fields = dataclasses.asdict(dataclasses.replace(artifact, path=Path(artifact.path.name)))
-    document = {"schema": SCHEMA, **fields, "path": artifact.path.name}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    fields = {field.name: getattr(artifact, field.name) for field in dataclasses.fields(Artifact)}
+    spec = typed_json.to_builtins(artifact.spec)
+    return typed_json.to_text(_Manifest(**{**fields, "path": artifact.path.name, "spec": spec}), sort_keys=True)
 
 
 def write_manifest(artifact: Artifact) -> None:
@@ -124,38 +158,18 @@ def bounded(path: Path, most: int, *, links: bool = True) -> bytes:
 
 
 def described(path: Path, text: bytes) -> Artifact:
-    """The artifact at `path` as the bytes of its manifest describe it."""
-    beside = manifest_path(path)
-    try:
-        document = json.loads(text)
-        if document.pop("schema") != SCHEMA:
-            raise InvalidFileError(f"{beside} is of another schema.", f"Make {path.name} again with this version.")
-        spec = _spec(document.pop("spec"), beside)
-        precision = Precision(document.pop("precision"))
-        document.setdefault("form", None)  # files from before there were forms
-        _require_types(document)
-        return Artifact(**{**document, "path": path, "spec": spec, "precision": precision})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidFileError(
-            f"{beside} is no manifest of segdeploy: {error}.", f"Make {path.name} again with segdeploy export."
-        ) from error
+    """The artifact at `path` as the bytes of its manifest describe it. Raise InvalidFileError naming what is wrong."""
+    beside = str(manifest_path(path))
+    document = typed_json.parse(text, where=beside, remedy=AGAIN)
+    manifest = typed_json.convert(earlier_files.manifest(document), _Manifest, where=beside, remedy=AGAIN)
+    fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Artifact)}
+    spec = Spec.from_dict(manifest.spec, where=f"{beside}: spec")
+    return Artifact(**{**fields, "path": path, "spec": spec})
 
 
-def _spec(fields: dict[str, Any], manifest: Path) -> Spec:
-    try:
-        return Spec.from_dict(fields)
-    except SegdeployError as error:
-        raise InvalidFileError(f"{manifest}: {error.what}", error.remedy) from error
-
-
-def _require_types(document: Mapping[str, Any]) -> None:
-    """What `Artifact` says of the fields that JSON holds as they are; they are used before they are looked at."""
-    kinds = {"sha256": str, "made_at": str, "made_by": dict, "parity": dict | None, "form": str | None}
-    for name, kind in kinds.items():
-        if not isinstance(document[name], kind):
-            raise TypeError(f"{name} is {document[name]!r}")
-    if document["kind"] not in get_args(Kind):
-        raise ValueError(f"kind is {document['kind']!r}")
+def name_in(manifest: bytes, where: str) -> str:
+    """The file name that a manifest was written for."""
+    return str(typed_json.parse(manifest, where=where, remedy=AGAIN)["path"])
 
 
 def read(path: Path) -> Artifact:

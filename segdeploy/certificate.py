@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from segdeploy.spec import Precision
+from segdeploy.typed_json import Count, Share
 
-SCHEMA = 3
+SCHEMA: Final = 3
 WeightsKind = Literal["packaged", "file", "random"]
 
 
@@ -36,9 +37,9 @@ class WorstImage:
     """An image with differing pixels; `boundary_share` of them lie in the boundary band."""
 
     image: str
-    agreement: float
-    differing_pixels: int
-    boundary_share: float
+    agreement: Share
+    differing_pixels: Count
+    boundary_share: Share
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +56,19 @@ class Stage:
     device: str | None = None
     passed: bool | None = None
     reason: str | None = None
-    agreement: float | None = None
-    decided_agreement: float | None = None
-    near_ties: float | None = None
-    pool_ties: float | None = None
-    unexplained: float | None = None
+    agreement: Share | None = None
+    decided_agreement: Share | None = None
+    near_ties: Share | None = None
+    pool_ties: Share | None = None
+    unexplained: Share | None = None
     miou_change: float | None = None
     miou_change_by_class: Mapping[str, float | None] | None = None
-    pixels: int | None = None
-    differing_pixels: int | None = None
-    boundary_agreement: float | None = None
-    interior_agreement: float | None = None
-    boundary_f1: float | None = None
-    class_agreement: Mapping[str, float | None] | None = None
+    pixels: Count | None = None
+    differing_pixels: Count | None = None
+    boundary_agreement: Share | None = None
+    interior_agreement: Share | None = None
+    boundary_f1: Share | None = None
+    class_agreement: Mapping[str, Share | None] | None = None
     worst_images: tuple[WorstImage, ...] = ()
 
 

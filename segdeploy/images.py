@@ -21,8 +21,10 @@ from segdeploy.spec import MAX_CLASSES, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Colours: TypeAlias = Sequence[tuple[int, int, int]]
+Photo: TypeAlias = UInt8 | Image.Image | Path | str
 
 MAX_PIXELS = 150_000_000
+RANK = 3  # of a photograph: height, width, and as many channels
 
 # Pillow decodes these inside this process: EPS and WMF call other programs, its other formats hold no photographs.
 _SUFFIXES = {
@@ -62,6 +64,28 @@ def read(path: Path | str) -> UInt8:
     Raise InvalidRequestError for a path that is no file, InvalidFileError for a file that gives no whole image.
     """
     return _decoded(Path(path), _to_rgb)
+
+
+def to_rgb(photo: Photo) -> UInt8:
+    """(H0, W0, 3) RGB of a path, of a Pillow image (upright, as `read` gives it), or of uint8 RGB (H0, W0, 3) as it is.
+
+    Raise InvalidRequestError for anything else, and what `read` raises for a path.
+    """
+    if isinstance(photo, str | Path):
+        return read(photo)
+    if isinstance(photo, Image.Image):
+        try:
+            photo.load()
+            return _upright(_rgb(photo, largest=65535), _orientation(photo))
+        except (_RefusedError, OSError) as error:
+            raise InvalidRequestError(f"the image cannot be used: {error}.", "Give it as RGB of 8 bits.") from error
+    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == RANK and photo.shape[2] == RANK:
+        return photo
+    given = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+    raise InvalidRequestError(
+        f"a photograph is a path, a Pillow image or uint8 RGB (H, W, 3), not {given}.",
+        "Read it with segdeploy.read_image, or convert it.",
+    )
 
 
 def read_mask(path: Path) -> UInt8:

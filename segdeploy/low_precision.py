@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from segdeploy.certificate import Limits
 from segdeploy.errors import InvalidRequestError
 from segdeploy.spec import Precision
+from segdeploy.typed_json import Number, Positive, Share
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Budget:
     """What may be lost: `min_agreement` is of the pixels that the reference decides, `max_drop` in points of mIoU."""
 
     min_agreement: float
-    max_drop: float
+    max_drop: Number
 
     def __post_init__(self) -> None:
         if not (0 <= self.min_agreement <= 1 and 0 <= self.max_drop < math.inf):
@@ -26,6 +27,24 @@ class Budget:
     def limits(self) -> Limits:
         """The budget as limits of a stage."""
         return Limits(min_agreement=self.min_agreement, max_drop=self.max_drop)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchStep:
+    """One graph that a search measured: the layers it leaves in float32, how it does, and its share of low precision.
+
+    `agreement`: of the pixels that the reference decides. `miou_drop`: points lost, None without labels. `ms`: of one
+    image, None where the runtime of its form is not here. `accepted`: its proof held. `front`: no other has at once a
+    larger share of low precision and a better agreement.
+    """
+
+    in_float: tuple[str, ...]
+    agreement: Share
+    miou_drop: Number | None
+    ms: Positive | None
+    low_share: Share
+    accepted: bool
+    front: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from segdeploy.certificate import WeightsKind
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsOrigin:
-    """The checkpoint; `path` is relative to the folder of the file, or the name of a packaged one. None: not at hand."""
+    """The checkpoint; `path` is relative to the folder of the file, of packaged weights the name; None in a plan."""
 
     kind: WeightsKind
     sha256: str

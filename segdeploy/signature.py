@@ -9,7 +9,6 @@ import errno
 import fcntl
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 from segdeploy import artifact
 from segdeploy.artifact import MANIFEST_BYTES, Artifact
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.target import PlanFacts
 
 KEY_BYTES, MOST_KEY_BYTES = 32, 2**16
 KEY_VARIABLE = "SEGDEPLOY_KEY_FILE"
@@ -125,8 +125,8 @@ def _require_same(plan: Artifact, found: bytes) -> None:
     """What stands there is this plan, signed here, but for its proof: nothing else is to be signed again."""
     manifest = _regular(artifact.manifest_path(plan.path), MANIFEST_BYTES)
     before = artifact.described(plan.path, manifest)
-    is_same = dataclasses.replace(before, parity=plan.parity) == plan and artifact.sha256(plan.path) == plan.sha256
-    if not is_same or not _is_signed(plan.path, manifest, found):
+    is_same = dataclasses.replace(before, certificate=plan.certificate) == plan
+    if not is_same or artifact.sha256(plan.path) != plan.sha256 or not _is_signed(plan.path, manifest, found):
         raise InvalidFileError(f"{plan.path} was built again meanwhile, or changed.", "Run the command again.")
 
 
@@ -142,7 +142,7 @@ def read(path: Path) -> tuple[Artifact, bytes]:
     """A plan's manifest and its bytes, once the one is signed or trusted and the other is what it describes."""
     with _locked(path.parent, fcntl.LOCK_SH):
         plan = _admitted(path)
-        data = _regular(path, plan.made_by["size"])
+        data = _regular(path, facts_of(plan).size)
     found = hashlib.sha256(data).hexdigest()
     if found != plan.sha256:
         raise InvalidFileError(
@@ -157,11 +157,19 @@ def _admitted(path: Path) -> Artifact:
     manifest = _regular(beside, MANIFEST_BYTES)
     _require_admitted(path, manifest)
     plan = artifact.described(path, manifest)
-    if plan.kind != "plan" or not isinstance(plan.made_by.get("size"), int):
-        raise InvalidFileError(f"{beside} describes no plan.", "Bring the manifest that was built with it.")
-    if (name := json.loads(manifest)["path"]) != path.name:
+    facts_of(plan)
+    if (name := artifact.name_in(manifest, str(beside))) != path.name:
         raise InvalidFileError(f"{path} was built as {name}.", "Give it, its .json and its .sig their names back.")
     return plan
+
+
+def facts_of(plan: Artifact) -> PlanFacts:
+    """What a plan's manifest says of it alone. Raise InvalidFileError where it describes no plan."""
+    if plan.kind != "plan" or plan.plan is None:
+        raise InvalidFileError(
+            f"{artifact.manifest_path(plan.path)} describes no plan.", "Bring the manifest that was built with it."
+        )
+    return plan.plan
 
 
 def _require_admitted(path: Path, manifest: bytes) -> None:

@@ -3,18 +3,18 @@
 import dataclasses
 import json
 import math
-import operator
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy import typed_json
+from segdeploy.errors import InvalidRequestError
 
 SPEC_KEY = "segdeploy.spec"  # where a graph carries its Spec
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 _CHANNELS = 3
-_WHOLE = ("height", "width", "margin", "ignore_index")
+_REMEDY = "Take a file that this version of segdeploy wrote."
 
 
 class Precision(StrEnum):
@@ -55,30 +55,13 @@ class Spec:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Raise InvalidFileError for another document, InvalidRequestError for values that no Spec may have."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InvalidFileError(f"the Spec is not JSON: {error}.", "Take a file that segdeploy wrote.") from error
+    def from_json(cls, text: str, *, where: str = "the Spec") -> Self:
+        """Raise InvalidFileError, naming `where` and the field, for anything but a Spec."""
+        return cls.from_dict(typed_json.parse(text, where=where, remedy=_REMEDY), where=where)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        try:
-            sequences = {
-                "variant": dict(fields["variant"]),
-                "classes": tuple(str(name) for name in fields["classes"]),
-                "colours": tuple((int(r), int(g), int(b)) for r, g, b in fields["colours"]),
-                "mean": tuple(float(value) for value in fields["mean"]),
-                "std": tuple(float(value) for value in fields["std"]),
-            }
-            whole = {name: operator.index(fields[name]) for name in _WHOLE if name in fields}
-            return cls(**{**fields, **sequences, **whole})
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidFileError(
-                f"the Spec has a missing or unknown field: {error}.",
-                "Take a file that this version of segdeploy wrote.",
-            ) from error
+    def from_dict(cls, fields: object, *, where: str = "the Spec") -> Self:
+        return typed_json.convert(fields, cls, where=where, remedy=_REMEDY)
 
 
 def _problems(spec: Spec) -> list[tuple[bool, str, str]]:

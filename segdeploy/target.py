@@ -29,25 +29,35 @@ class BuildOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gpu:
-    """The device that is used, the first one that is visible; `driver` is None where the system does not say."""
+    """The first GPU that is visible; `driver` and `cuda` are None where the system does not say."""
 
     name: str
     compute_capability: str  # "8.9"
     memory_mb: int
     driver: str | None
-    cuda: str  # of the driver: "13.0"
+    cuda: str | None = None  # of the driver: "13.0"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """The GPU that a plan is for: a compute capability, and the GPU that it was built on where that can load it."""
+    """The GPU that a plan is for: a compute capability, such as 8.9.
+
+    `gpu`, `driver` and `cuda` are of the GPU that it was built on, where that one can load it; None where the plan was
+    built on a machine without such a GPU.
+    """
 
     compute_capability: str
-    gpu: Gpu | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d{1,2}\.\d", self.compute_capability):
             raise InvalidRequestError(f"{self.compute_capability!r} is no compute capability.", "Give one such as 8.9.")
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> Self:
+        return cls(gpu.compute_capability, gpu.name, gpu.driver, gpu.cuda)
 
     @property
     def suffix(self) -> str:

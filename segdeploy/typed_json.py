@@ -1,15 +1,22 @@
 """JSON that segdeploy writes, read back into dataclasses: every field is there, none is unknown, each has its type."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
 from segdeploy.errors import InvalidFileError, SegdeployError
 
+SMALLEST, LARGEST = 1e-9, 1e15  # of a number that something measured
+
+Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, msgspec.Meta(ge=SMALLEST, le=LARGEST)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 T = TypeVar("T")
 _PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `\$\.?(?P<place>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
@@ -28,9 +35,18 @@ def to_text(value: object, *, sort_keys: bool = False) -> bytes:
 def parse(text: bytes | str, *, where: str, remedy: str) -> Any:  # noqa: ANN401 - a JSON value
     """A JSON document. Raise InvalidFileError, naming `where`, for anything else, NaN and infinity included."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        # Not msgspec: it refuses the lone surrogates that stand for the bytes of a file name that is not UTF-8.
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise InvalidFileError(f"{where} is not JSON: {error}.", remedy) from error
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refused(text)
 
 
 def convert(document: object, kind: type[T], *, where: str, remedy: str, partial: bool = False) -> T:
@@ -59,7 +75,7 @@ def _from_text(kind: type, value: object) -> object:
 
 
 def _sentence(message: str) -> str:
-    """msgspec's message with the field in front: `stages[0].pixels: expected int, got str`."""
+    """Msgspec's message with the field in front: `stages[0].pixels: expected int, got str`."""
     found = _PLACE.match(message)
     problem, place = (found["problem"], found["place"] or "") if found else (message, "")
     if missing := _MISSING.match(problem):

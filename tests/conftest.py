@@ -16,10 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segdeploy import engines, making, models
+import segdeploy
+from segdeploy import engines, models
+from segdeploy import workspace as places
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
+from segdeploy.origin import Origin
 from segdeploy.spec import Spec
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
@@ -120,10 +123,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         ground, thing = logits(torch.from_numpy(photograph(64, 64)[None]))[0]
         network.classifier.bias[1] -= (thing - ground).median()  # untrained networks see one class everywhere
-    path = folder / making.CHECKPOINTS / "unet.safetensors"
-    checkpoint.save(path, network.state_dict(), SPEC, made_by={"command": "test", "val_miou": None})
-    exports = folder / making.EXPORTS
-    weights = making.Weights("file", checkpoint.read(path)).described_for(exports)
+    path = folder / places.CHECKPOINTS / "unet.safetensors"
+    checkpoint.save(path, network.state_dict(), SPEC, origin=Origin(command="test", version="0"))
+    exports = folder / places.EXPORTS
+    weights = places.Weights("file", checkpoint.read(path)).origin_in(exports)
     to_onnx(network, SPEC, exports / "unet.fp32.onnx", weights=weights)
     return folder
 
@@ -139,7 +142,7 @@ def workspace(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def engine(workspace: Path) -> Iterator[Engine]:
     """The small network in ONNX Runtime; the working directory is `workspace`."""
-    with making.open(
+    with segdeploy.open(
         str(workspace / "export/unet.fp32.onnx"), engine="ort:fp32", options=RunOptions(threads=1)
     ) as opened:
         yield opened

@@ -4,10 +4,11 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segdeploy import artifact, models
+from segdeploy import artifact, earlier_files, models, typed_json
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.origin import Origin
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ LONGEST_HEADER = 100_000_000  # bytes, safetensors' own bound
 LONGEST_REASON = 200  # characters: PyTorch names every tensor that is missing
 
 
-def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, made_by: Mapping[str, Any]) -> None:
-    """Write tensors and Spec atomically; `made_by` is kept as JSON (the command, the epoch, the score)."""
+def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, origin: Origin, made_at: str = "") -> None:
+    """Write tensors, Spec and origin atomically."""
     from safetensors.torch import save as to_bytes
 
-    metadata = {"format": FORMAT, "spec": spec.to_json(), "made_by": json.dumps(made_by, sort_keys=True)}
+    facts = json.dumps(typed_json.to_builtins(origin), sort_keys=True)
+    metadata = {"format": FORMAT, "spec": spec.to_json(), "origin": facts, "made_at": made_at}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not `save_file`: it makes files that only their owner may read, and says nothing useful of a full disk.
     artifact.write_atomically(path, to_bytes(contiguous, metadata))
@@ -40,19 +42,29 @@ def read(path: Path) -> artifact.Artifact:
             f"{path} is a safetensors file, but no checkpoint of segdeploy: it carries no Spec.",
             "Give a checkpoint that segdeploy train wrote.",
         )
-    try:
-        spec, made_by = Spec.from_json(metadata["spec"]), dict(json.loads(metadata["made_by"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InvalidFileError(f"{path} is corrupt: its header is not whole ({error}).", AGAIN) from error
+    origin, made_at = _origin(path, metadata)
     return artifact.Artifact(
         path=path,
         kind="checkpoint",
         precision=Precision.FP32,
-        spec=spec,
+        spec=Spec.from_json(metadata.get("spec", "null"), where=f"{path}: spec"),
         sha256=artifact.sha256(path),
-        made_by=made_by,
-        made_at=str(made_by.get("made_at", "")),
+        made_at=made_at,
+        origin=origin,
     )
+
+
+def _origin(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, str]:
+    """What a checkpoint was made by, and when; segdeploy 0.1 kept both in one field."""
+    where = f"{path}: origin"
+    if "made_by" in metadata:
+        made_by = typed_json.parse(metadata["made_by"], where=where, remedy=AGAIN)
+        document = earlier_files.origin(made_by) if isinstance(made_by, dict) else made_by
+        made_at = made_by.get("made_at", "") if isinstance(made_by, dict) else ""
+    else:
+        document = typed_json.parse(metadata.get("origin", "null"), where=where, remedy=AGAIN)
+        made_at = metadata.get("made_at", "")
+    return typed_json.convert(document, Origin, where=where, remedy=AGAIN), str(made_at)
 
 
 def load(path: Path) -> "tuple[Network, Spec]":

@@ -9,17 +9,21 @@ from segdeploy.engines._base import (
     BUILD,
     ENOUGH,
     RUN,
-    BuildOptions,
     CompilingModule,
     Engine,
     EngineModule,
     GraphModule,
+    ProfilingModule,
     RunOptions,
     Ticket,
     installed,
 )
+from segdeploy.engines._layers import NodeTime
+from segdeploy.engines._name import EngineFile, EngineName
+from segdeploy.engines._null import NullEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import Precision
+from segdeploy.target import BuildOptions, Gpu
 
 REFERENCE = "ort"  # what proofs run in, and what runs where nothing else does
 
@@ -30,10 +34,16 @@ __all__ = [
     "RUN",
     "BuildOptions",
     "Engine",
+    "EngineFile",
     "EngineModule",
+    "EngineName",
+    "NodeTime",
+    "NullEngine",
+    "ProfilingModule",
     "RunOptions",
     "Ticket",
     "compiling",
+    "gpu_here",
     "installed",
     "modules",
     "names",
@@ -64,8 +74,8 @@ def compiling(runtime: str) -> CompilingModule:
     return cast("CompilingModule", modules()[runtime])
 
 
-def parse(text: str) -> tuple[str | None, Precision]:
-    """`[RUNTIME:]PRECISION` -> the two; None where the runtime is left open."""
+def parse(text: str) -> EngineName:
+    """`[RUNTIME:]PRECISION`, such as fp32 or ort:int8. Raise InvalidRequestError where either is unknown."""
     runtime, _, precision = text.rpartition(":")
     if runtime and runtime not in modules():
         raise InvalidRequestError(f"there is no runtime {runtime!r}.", f"Choose one of {', '.join(names())}.")
@@ -74,7 +84,14 @@ def parse(text: str) -> tuple[str | None, Precision]:
             f"there is no precision {precision!r}.",
             "Give [RUNTIME:]PRECISION, such as fp32 or ort:fp32.",
         )
-    return runtime or None, Precision(precision)
+    return EngineName(runtime or None, Precision(precision))
+
+
+def gpu_here() -> Gpu:
+    """The first GPU that CUDA sees. Raise MissingRuntimeError where there is none, or no package that reaches it."""
+    from segdeploy.engines import _cuda
+
+    return _cuda.gpu_here()
 
 
 def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", options: RunOptions = RUN) -> Engine:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segdeploy.engines._plan_build import Trt
+from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
 TOLERATED = 0.1  # what ENOUGH leaves, which floating point would not give
@@ -124,29 +125,27 @@ def _input_type(layer: Mapping[str, Any]) -> Precision | None:
     return next((kind for kind, words in spellings.items() if re.search(words, said)), None)
 
 
-def delivered(asked: Typed, precision: Precision, found: Mapping[str, Precision | None] | None) -> dict[str, Any]:
-    """What an engine delivers of the narrow work: the type, its share, the layers that run wider, and what is unknown.
+def executed(asked: Typed, precision: Precision, found: Mapping[str, Precision | None] | None) -> Executed:
+    """What an engine computes of the work that the network gives to a low precision.
 
-    `found` is None where the engine could not be inspected.
+    `found`: the type of each layer, None for a layer the inspector says nothing of; None where it could not be asked.
     """
     if precision is Precision.FP32:
-        return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": [], "reason": None}
-    nothing: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
+        return Executed(delivered=Precision.FP32, delivered_share=1.0)
+    nothing = Executed(delivered=None, delivered_share=None)
     if found is None:
-        return {**nothing, "reason": "an engine is inspected on a GPU of its own kind, and there is none here"}
+        reason = "an engine is inspected on a GPU of its own kind, and there is none here"
+        return dataclasses.replace(nothing, reason=reason)
     layers = asked.asked_for(precision)
     if not layers:
-        return {**nothing, "reason": f"the graph has no convolution in {precision}"}
+        return dataclasses.replace(nothing, reason=f"the graph has no convolution in {precision}")
     total = sum(asked.work[layer] for layer in layers) or 1
     wider = [layer for layer in layers if found.get(layer) not in {None, precision}]
     unknown = [layer for layer in layers if found.get(layer) is None]
     wide_share, unknown_share = (sum(asked.work[layer] for layer in some) / total for some in (wider, unknown))
     wider.sort(key=lambda layer: -asked.work[layer])
     if wide_share <= TOLERATED < wide_share + unknown_share:
-        return {
-            **nothing,
-            "wider": wider,
-            "reason": f"the inspector does not say it of {unknown_share:.1%} of the work",
-        }
+        reason = f"the inspector does not say it of {unknown_share:.1%} of the work"
+        return dataclasses.replace(nothing, wider=tuple(wider), reason=reason)
     kind = precision if wide_share <= TOLERATED else Precision.FP32
-    return {"delivered": kind, "delivered_share": 1 - wide_share - unknown_share, "wider": wider, "reason": None}
+    return Executed(delivered=kind, delivered_share=1 - wide_share - unknown_share, wider=tuple(wider))

@@ -16,29 +16,13 @@ from segdeploy.engines._layers import NodeTime
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
+from segdeploy.target import BuildOptions, Target
 
 Images = NDArray[np.uint8]
 ClassMaps = NDArray[np.uint8]
-ENOUGH = 0.9  # of the narrow work, for an engine to be called narrow
+ENOUGH = 0.9  # of the low-precision work that a graph asks for: an engine that does as much is said to deliver it
 
 Hint = Literal["latency", "throughput"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """How a plan is compiled.
-
-    `max_batch`, `opt_batch`: the largest batch and the one it is tuned for. `workspace_mb`: scratch memory a layer may
-    use; None leaves it to the runtime. `timing_cache`: what the builder measured before; with `pinned` it is only read,
-    and a measurement that is not in it is an error. `compute_capability`: of the GPU, such as 8.9; None is this one.
-    """
-
-    max_batch: int = 8
-    opt_batch: int = 1
-    workspace_mb: int | None = None
-    timing_cache: Path | None = None
-    pinned: bool = False
-    compute_capability: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,10 +116,14 @@ class Engine(abc.ABC):
         if self._closed:
             raise InvalidRequestError("this engine is closed.", "Open another, and use it inside its `with` block.")
 
-    def segment(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB (H0, W0, 3) of any size -> class map (H0, W0): to network size, through the network, and back."""
-        class_map = self.classify(images.prepared(photo, self.spec)[None])[0]
-        return images.to_photo_size(class_map, height=photo.shape[0], width=photo.shape[1])
+    def segment(self, photo: images.Photo) -> NDArray[np.uint8]:
+        """A photograph of any size -> class map (H0, W0): to network size, through the network, and back.
+
+        `photo`: a path, a Pillow image, or uint8 RGB (H0, W0, 3). Raise InvalidRequestError for anything else.
+        """
+        pixels = images.to_rgb(photo)
+        class_map = self.classify(images.prepared(pixels, self.spec)[None])[0]
+        return images.to_photo_size(class_map, height=pixels.shape[0], width=pixels.shape[1])
 
     @abc.abstractmethod
     def _submit(self, batch: Images) -> Any: ...  # noqa: ANN401 - whatever `_collect` needs; the class maps, at best
@@ -183,7 +171,7 @@ class EngineModule(Protocol):
 class GraphModule(EngineModule, Protocol):
     """What a file in `engines/` defines besides where its runtime opens graphs."""
 
-    def narrow_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
+    def low_precision_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
     def tensors(self, graph: bytes, batch: Images, *, device: str) -> dict[str, NDArray[Any]]: ...
 
 
@@ -201,7 +189,7 @@ class CompilingModule(EngineModule, Protocol):
     def compile(
         self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, progress: Progress = silent
     ) -> Artifact: ...
-    def capability(self, options: BuildOptions = BUILD) -> str: ...
+    def target(self, options: BuildOptions = BUILD) -> Target: ...
 
 
 def installed(packages: tuple[str, ...]) -> list[str]:

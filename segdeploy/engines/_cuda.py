@@ -1,4 +1,4 @@
-"""The GPU through one narrow seam: memory, streams, events, graphs. Nothing else here calls CUDA.
+"""The GPU through one interface: memory, streams, events, graphs. Nothing else here calls CUDA.
 
 Two packages can stand behind it, cuda-bindings (the default) and pycuda. Both use the device's primary context, which
 PyTorch and TensorRT share, and leave no context behind in the thread that called.
@@ -7,7 +7,6 @@ PyTorch and TensorRT share, and leave no context behind in the thread that calle
 import abc
 import contextlib
 import ctypes
-import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy.target import Gpu
 
 Handle = Any  # whatever the package behind the seam gives
 
 FIRST_CALLS = ("cuInit", "cudaGetDevice", "cudaSetDevice")  # what fails here fails for want of a GPU
 DRIVER_VERSION = Path("/sys/module/nvidia/version")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Gpu:
-    """The device that is used, the first one that is visible; `driver` is None where the system does not say."""
-
-    name: str
-    compute_capability: str  # "8.9"
-    memory_mb: int
-    driver: str | None
-    cuda: str  # of the driver: "13.0"
 
 
 class Cuda(abc.ABC):
@@ -153,3 +142,13 @@ def driver_version() -> str | None:
 
 def spelled(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def gpu_here() -> Gpu:
+    """The GPU of this machine. Raise MissingRuntimeError where there is none, or no package that reaches it."""
+    cuda = connect()
+    try:
+        with cuda.active():
+            return cuda.gpu()
+    finally:
+        cuda.close()

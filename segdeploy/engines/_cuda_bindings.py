@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.engines._cuda import Cuda, Gpu, Handle, driver_version, failed, spelled
+from segdeploy.engines._cuda import Cuda, Handle, driver_version, failed, spelled
+from segdeploy.target import Gpu
 
 
 class Bindings(Cuda):

@@ -1,4 +1,4 @@
-"""What a runtime says of the time of its nodes; whose they are in our network is worked out in segdeploy.benchmarks."""
+"""What a runtime says of the time of its nodes; whose they are in our network is worked out in segdeploy.timing."""
 
 import dataclasses
 

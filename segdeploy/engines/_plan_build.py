@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy import artifact
-from segdeploy.engines._base import BuildOptions
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.progress import Progress
 from segdeploy.spec import Spec
+from segdeploy.target import BuildOptions
 
 Trt = Any  # tensorrt or tensorrt_rtx, and its objects: imported when they are asked for
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib
-import operator
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +10,15 @@ from types import ModuleType
 from segdeploy import artifact, signature
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _cuda, _plan_build
-from segdeploy.engines._base import BUILD, RUN, BuildOptions, Images, RunOptions, missing, unknown_device
-from segdeploy.engines._cuda import Cuda, Gpu
+from segdeploy.engines._base import BUILD, RUN, Images, RunOptions, missing, unknown_device
+from segdeploy.engines._cuda import Cuda
 from segdeploy.engines._layers import NodeTime
 from segdeploy.engines._plan_build import Trt
-from segdeploy.engines._plan_compile import Target, compile_plan, system
+from segdeploy.engines._plan_compile import compile_plan, system
 from segdeploy.engines._plan_run import PlanEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.progress import Progress, silent
-from segdeploy.spec import Precision
+from segdeploy.target import BuildOptions, Gpu, Target
 
 OPENS = "plan"
 DEVICES = ("cuda",)
@@ -51,7 +49,7 @@ class Flavour:
 
     def devices(self) -> list[str]:
         """cuda, where there is a GPU that the runtime knows. Raise MissingRuntimeError where there is none."""
-        trt, here = self.import_runtime(), gpu_here().compute_capability
+        trt, here = self.import_runtime(), _cuda.gpu_here().compute_capability
         if self.cross and here not in _known(trt):
             raise MissingRuntimeError(
                 f"{self.module} {trt.__version__} knows no GPU of compute capability {here}.",
@@ -59,33 +57,35 @@ class Flavour:
             )
         return list(DEVICES)
 
-    def capability(self, options: BuildOptions = BUILD) -> str:
-        """The compute capability that a build is for: the one that was named, or that of this GPU.
+    def target(self, options: BuildOptions = BUILD) -> Target:
+        """What a build is for: the compute capability that was named, or that of this GPU.
 
         Raise InvalidRequestError where the options cannot be met.
         """
         self._require_sensible(options)
         trt, asked = self.import_runtime(), options.compute_capability
-        here = None if self.cross and asked is not None else self._capability_here()
         if asked is None:
-            asked = str(here)
-        if not re.fullmatch(r"\d{1,2}\.\d", asked):
-            raise InvalidRequestError(f"{asked!r} is no compute capability.", "Give one such as 8.9.")
-        if self.cross and asked not in _known(trt):
+            return Target.of(self._gpu_here())
+        wanted = Target(asked)
+        if self.cross:
+            if asked not in _known(trt):
+                raise InvalidRequestError(
+                    f"{self.module} {trt.__version__} builds nothing for compute capability {asked}.",
+                    f"Choose one of {', '.join(_known(trt))}.",
+                )
+            gpu = _gpu_of(asked)
+            return wanted if gpu is None else Target.of(gpu)
+        here = self._gpu_here()
+        if asked != here.compute_capability:
             raise InvalidRequestError(
-                f"{self.module} {trt.__version__} builds nothing for compute capability {asked}.",
-                f"Choose one of {', '.join(_known(trt))}.",
-            )
-        if not self.cross and asked != here:
-            raise InvalidRequestError(
-                f"{self.runtime} builds for the GPU it runs on ({here}), not for {asked}.",
+                f"{self.runtime} builds for the GPU it runs on ({here.compute_capability}), not for {asked}.",
                 "Build on such a GPU, or with trt-rtx.",
             )
-        return asked
+        return Target.of(here)
 
-    def _capability_here(self) -> str:
+    def _gpu_here(self) -> Gpu:
         try:
-            return gpu_here().compute_capability
+            return _cuda.gpu_here()
         except MissingRuntimeError as error:
             remedy = "Name the GPU it is for: --compute-capability 8.9" if self.cross else error.remedy
             raise MissingRuntimeError(error.what, remedy) from error
@@ -94,11 +94,19 @@ class Flavour:
         self, graph: Artifact, folder: Path, options: BuildOptions = BUILD, *, progress: Progress = silent
     ) -> Artifact:
         """Build a plan into `folder`, signed, with the audit of its precision in the manifest."""
-        trt, capability = self.import_runtime(), self.capability(options)
+        trt, target = self.import_runtime(), self.target(options)
         self._require_buildable(graph)
-        target = Target(self.runtime, capability, named=self.cross, gpu=_gpu_of(capability))
-        cache = self._timing_cache(options, target.gpu)
-        return compile_plan(trt, graph, folder, options, target=target, cache=cache, progress=progress)
+        return compile_plan(
+            trt,
+            graph,
+            folder,
+            options,
+            runtime=self.runtime,
+            target=target,
+            cross=self.cross,
+            cache=self._timing_cache(options, target),
+            progress=progress,
+        )
 
     def _require_buildable(self, graph: Artifact) -> None:
         if graph.form not in {None, FORM}:
@@ -119,12 +127,12 @@ class Flavour:
         if options.pinned and options.timing_cache is None:
             raise InvalidRequestError("--pin-timing-cache pins a file.", "Name it with --timing-cache FILE.")
 
-    def _timing_cache(self, options: BuildOptions, gpu: Gpu | None) -> Path | None:
+    def _timing_cache(self, options: BuildOptions, target: Target) -> Path | None:
         """The file that was named, else the one of this version, GPU and driver."""
-        if options.timing_cache is not None or not self.has_timing_cache or gpu is None:
+        if options.timing_cache is not None or not self.has_timing_cache or target.gpu is None:
             return options.timing_cache
-        version = self.import_runtime().__version__
-        name = _plan_build.file_name(self.runtime, version, gpu.name, gpu.compute_capability, gpu.driver, gpu.cuda)
+        facts = (target.gpu, target.compute_capability, target.driver, target.cuda)
+        name = _plan_build.file_name(self.runtime, self.import_runtime().__version__, *facts)
         return artifact.cache_folder() / "timing" / name
 
     def _contexts(self, trt: Trt, engine: Trt, cuda: Cuda, *, cuda_graphs: bool) -> Callable[[], Trt]:
@@ -151,9 +159,10 @@ class Flavour:
             raise unknown_device(self.runtime, device, DEVICES)
         plan, data = signature.read(compiled.path)
         trt = self.import_runtime()
-        max_batch, delivered = _facts(plan)
-        for fact, here in (("runtime", self.runtime), ("runtime_version", trt.__version__), ("system", system())):
-            _require_made_for(plan, fact, here)
+        facts = signature.facts_of(plan)
+        _require_made_for(plan, "runtime", facts.runtime, self.runtime)
+        _require_made_for(plan, "runtime version", facts.runtime_version, trt.__version__)
+        _require_made_for(plan, "system", facts.system, system())
         cuda = _cuda.connect(options.cuda)
         try:
             engine = _deserialized(trt, plan, data, cuda)
@@ -164,8 +173,8 @@ class Flavour:
                 cuda,
                 plan.spec,
                 runtime=self.runtime,
-                max_batch=max_batch,
-                delivered=delivered,
+                max_batch=facts.options.max_batch,
+                delivered=facts.executed.delivered,
                 captures=options.cuda_graphs and not self.captures_itself,
             )
         except BaseException:
@@ -204,21 +213,15 @@ def _profiler(trt: Trt, ms: defaultdict[str, float]) -> Trt:
 
 def _deserialized(trt: Trt, plan: Artifact, data: bytes, cuda: Cuda) -> Trt:
     with cuda.active():
-        _require_made_for(plan, "compute_capability", cuda.gpu().compute_capability)
+        made_for = signature.facts_of(plan).target.compute_capability
+        _require_made_for(plan, "compute capability", made_for, cuda.gpu().compute_capability)
         log = _plan_build.log_of(trt)
         engine = trt.Runtime(log.logger).deserialize_cuda_engine(data)
     if engine is None:
-        raise InvalidFileError(f"{plan.made_by['runtime']} cannot load {plan.path}: {log.reason()}", _rebuild(plan))
+        raise InvalidFileError(
+            f"{signature.facts_of(plan).runtime} cannot load {plan.path}: {log.reason()}", _rebuild(plan)
+        )
     return engine
-
-
-def _facts(plan: Artifact) -> tuple[int, Precision | None]:
-    """What a manifest says of how to run it, looked at before the plan is: the largest batch, the type delivered."""
-    try:
-        max_batch, delivered = plan.made_by["options"]["max_batch"], plan.made_by["delivered"]
-        return operator.index(max_batch), None if delivered is None else Precision(delivered)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidFileError(f"the manifest of {plan.path} is none of ours: {error!r}.", _rebuild(plan)) from error
 
 
 def _known(trt: ModuleType) -> list[str]:
@@ -227,32 +230,20 @@ def _known(trt: ModuleType) -> list[str]:
     return sorted((f"{digits[:-1]}.{digits[-1]}" for digits in names), key=float)
 
 
-def gpu_here() -> Gpu:
-    cuda = _cuda.connect()
-    try:
-        with cuda.active():
-            return cuda.gpu()
-    finally:
-        cuda.close()
-
-
 def _gpu_of(capability: str) -> Gpu | None:
     """This machine's GPU, where a plan for that compute capability can be loaded on it."""
     try:
-        gpu = gpu_here()
+        gpu = _cuda.gpu_here()
     except MissingRuntimeError:
         return None
     return gpu if gpu.compute_capability == capability else None
 
 
-def _require_made_for(plan: Artifact, fact: str, here: str) -> None:
-    made_for = plan.made_by.get(fact)
+def _require_made_for(plan: Artifact, fact: str, made_for: str, here: str) -> None:
     if made_for != here:
-        raise InvalidFileError(
-            f"{plan.path} was built for {fact.replace('_', ' ')} {made_for}; here it is {here}.", _rebuild(plan)
-        )
+        raise InvalidFileError(f"{plan.path} was built for {fact} {made_for}; here it is {here}.", _rebuild(plan))
 
 
 def _rebuild(plan: Artifact) -> str:
-    engine = f"{plan.made_by.get('runtime')}:{plan.precision}"
+    engine = f"{signature.facts_of(plan).runtime}:{plan.precision}"
     return f"Build it here: segdeploy build --model {plan.spec.model} --engine {engine}"

@@ -157,8 +157,8 @@ def open(  # noqa: A001 - the name every engine module has
     return engine(session, artifact.spec, device=device, delivered=delivered)
 
 
-def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:
-    """The convolutions that are really computed in a narrow type, read from the graph as the runtime optimised it."""
+def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:
+    """The convolutions that are really computed in low precision, read from the graph as the runtime optimised it."""
     import onnx
 
     ort = import_runtime()

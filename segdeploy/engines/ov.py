@@ -140,8 +140,8 @@ def devices() -> list[str]:
     return list(DEVICES)
 
 
-def narrow_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - one device
-    """The convolutions that are really computed in a narrow type, read from the graph as the runtime optimised it."""
+def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - one device
+    """The convolutions that are really computed in low precision, read from the graph as the runtime optimised it."""
     core = _core()
     model = _of_size(core.read_model(str(artifact.path)), 1)
     graph = core.compile_model(model, "CPU", _settings(RUN)).get_runtime_model()

@@ -6,7 +6,7 @@ _flavour = Flavour("trt-rtx", "tensorrt_rtx", "rtx", cross=True, has_timing_cach
 
 RUNTIME = _flavour.runtime
 PACKAGES = ("tensorrt-rtx",)
-capability, compile, devices = _flavour.capability, _flavour.compile, _flavour.devices  # noqa: A001
+compile, devices, target = _flavour.compile, _flavour.devices, _flavour.target  # noqa: A001
 import_runtime, layer_ms, open = _flavour.import_runtime, _flavour.layer_ms, _flavour.open  # noqa: A001
 
 __all__ = [
@@ -16,10 +16,10 @@ __all__ = [
     "OPENS",
     "PACKAGES",
     "RUNTIME",
-    "capability",
     "compile",
     "devices",
     "import_runtime",
     "layer_ms",
     "open",
+    "target",
 ]

@@ -1,7 +1,7 @@
 """An ONNX graph that can be asked who makes a tensor and who reads it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx
@@ -11,8 +11,14 @@ from onnx import helper, numpy_helper
 from segdeploy.spec import Precision
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-# What these give, they were given: where their input is on a grid of values, their output is on it too.
+# They move values and compute none: where the input is quantized, so is the output, with the same scale.
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
+
+
+WEIGHT_TYPES: Mapping[int, Precision] = {
+    onnx.TensorProto.FLOAT16: Precision.FP16,
+    onnx.TensorProto.INT8: Precision.INT8,
+}
 
 
 class Graph:
@@ -135,9 +141,9 @@ def _multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
 
 def convolution_types(graph: Graph) -> dict[str, Precision]:
     """What each convolution computes in: the type its weights are stored in."""
-    types: dict[int, Precision] = {onnx.TensorProto.INT8: Precision.INT8, onnx.TensorProto.FLOAT16: Precision.FP16}
     return {
-        node.name: types.get(_stored(graph, node.input[1]).data_type, Precision.FP32) for node in graph.convolutions()
+        node.name: WEIGHT_TYPES.get(_stored(graph, node.input[1]).data_type, Precision.FP32)
+        for node in graph.convolutions()
     }
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from segdeploy import artifact, models
 from segdeploy._version import __version__
 from segdeploy.checkpoints.checkpoint import missing_torch
+from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OPSET = 20  # the newest that ONNX Runtime, OpenVINO and TensorRT-RTX all take a
 WRAPPER = "network."  # the name of the network inside its deployed form
 
 
-def to_onnx(network: "Network", spec: Spec, path: Path, *, weights: Mapping[str, Any]) -> artifact.Artifact:
+def to_onnx(network: "Network", spec: Spec, path: Path, *, weights: WeightsOrigin) -> artifact.Artifact:
     """Write the float32 graph of a trained network and its manifest; `weights` says where the network came from.
 
     The file is the same to the byte for the same network, Spec and versions.
@@ -40,13 +40,13 @@ def to_onnx(network: "Network", spec: Spec, path: Path, *, weights: Mapping[str,
         precision=Precision.FP32,
         spec=spec,
         sha256=artifact.sha256(path),
-        made_by={
-            "command": "export",
-            "version": __version__,
-            "opset": OPSET,
-            "torch": importlib.metadata.version("torch"),
-            "weights": dict(weights),
-        },
+        origin=Origin(
+            command="export",
+            version=__version__,
+            weights=weights,
+            opset=OPSET,
+            torch=importlib.metadata.version("torch"),
+        ),
         made_at=artifact.now(),
     )
     artifact.write_manifest(made)

@@ -8,16 +8,43 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, Graph
+from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, Graph, convolution_work
+from segdeploy.low_precision import Budget
+from segdeploy.precision._base import Layers, Range, Tolerance
+from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    from segdeploy.quantization.calibration import Range
-
-LARGEST = 65504 / 2  # half of what a half holds: other images may reach further than those that were measured
+PRECISION = Precision.FP16
+FORMS = ()
+BUDGET = Budget(min_agreement=0.999, max_drop=0.05)
+METHOD = None
+# Between layers: computed in float32, pooling ties are decided by digits that halves do not show.
+TOLERANCE = Tolerance(layer=1e-2, between=0.3)
+LARGEST = 65504 / 2  # half of the largest number in half precision: other images may reach further than those measured
 # Nothing is rounded here.
 EXACT = {*CARRIERS, "Greater", "Relu", "Transpose"}
+
+
+def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:
+    """Every node that rounds. In float32 stays what real images bring above `LARGEST`."""
+    convolutions = convolution_work(Graph(model))
+    beyond = beyond_range(model, ranges)
+    return Layers(
+        work={name: convolutions.get(name, 0) for name in nodes(model)},
+        in_float={name: f"reaches {largest:.4g}, above {LARGEST:g}" for name, largest in beyond.items()},
+    )
+
+
+def convert(
+    model: "onnx.ModelProto",
+    ranges: Mapping[str, Range],  # noqa: ARG001 - a half needs no scale
+    *,
+    form: str | None = None,  # noqa: ARG001 - there is one
+    in_float: Collection[str] = (),
+) -> "onnx.ModelProto":
+    return to_half(model, in_float=in_float)
 
 
 def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onnx.ModelProto":
@@ -25,12 +52,12 @@ def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onn
     from onnx import TensorProto
 
     graph = Graph(model)
-    narrow = {node.name for node in _convertible(graph)}.difference(in_float)
+    chosen = {node.name for node in _convertible(graph)}.difference(in_float)
     floats = {name for name in (*graph.producer, *graph.constants) if graph.is_float(name)}
     halves: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        is_half = node.name in narrow
+        is_half = node.name in chosen
         if node.op_type in EXACT:  # given by float32 and read by float32, it is not rounded in between
             is_half &= halves.issuperset(graph.activations_read(node))
         for index, source in enumerate(node.input):
@@ -58,8 +85,8 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def beyond_range(model: "onnx.ModelProto", extremes: "Mapping[str, Range]") -> dict[str, float]:
-    """The nodes that round and read, hold or give a value above `LARGEST`, and that value."""
+def beyond_range(model: "onnx.ModelProto", extremes: Mapping[str, Range]) -> dict[str, float]:
+    """The nodes that round and whose inputs, constants or outputs exceed `LARGEST`, with the largest value of each."""
     graph = Graph(model)
     found = {}
     for node in _convertible(graph):
@@ -74,7 +101,7 @@ def beyond_range(model: "onnx.ModelProto", extremes: "Mapping[str, Range]") -> d
     return found
 
 
-def rounded_in_float(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """A half-precision graph as a float32 one that rounds every result to half and back.
 
     ONNX Runtime on a CPU computes half-precision graphs in float32 and hides what overflows; it keeps these casts.

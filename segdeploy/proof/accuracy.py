@@ -1,25 +1,24 @@
 """How right an engine's masks are, at the size of the labels."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from segdeploy import images, metrics
 from segdeploy.data import dataset
+from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine
-from segdeploy.spec import Spec
-
-SCHEMA = 1
+from segdeploy.spec import Precision, Spec
 
 
-def confusion(engine: Engine, samples: Iterable[dataset.Sample], *, done: Callable[[], None]) -> metrics.Confusion:
+def confusion(engine: Engine, pictures: Iterable[Picture], *, done: Callable[[], None]) -> metrics.Confusion:
     """(K, K) pixel counts of an engine over labelled images; `done` is called after each."""
     spec = engine.spec
     counts = np.zeros((len(spec.classes),) * 2, np.int64)
-    for sample in samples:
-        truth = dataset.read_truth(sample.mask, classes=len(counts), ignore_index=spec.ignore_index)
-        predicted = engine.segment(images.read(sample.image))
+    for picture in pictures:
+        truth = dataset.read_truth(picture.label, classes=len(counts), ignore_index=spec.ignore_index)
+        predicted = engine.segment(images.read(picture.image))
         counts += against(truth, predicted, spec)
         done()
     return counts
@@ -32,11 +31,41 @@ def against(truth: metrics.ClassMap, predicted: metrics.ClassMap, spec: Spec) ->
     return metrics.confusion(truth, at_label_size, classes=len(spec.classes), ignore_index=spec.ignore_index)
 
 
-def report(counts: metrics.Confusion, spec: Spec) -> dict[str, Any]:
-    """mIoU, pixel accuracy and IoU by class, each in 0..1; null for a class that occurs nowhere."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Each in 0..1: mIoU, pixel accuracy and IoU by class; None for a class that occurs nowhere."""
+
+    miou: float | None
+    pixel_accuracy: float | None
+    classes: Mapping[str, float | None]
+
+
+def scores(counts: metrics.Confusion, spec: Spec) -> Scores:
     each = metrics.iou(counts)
-    return {
-        "miou": metrics.miou(counts),
-        "pixel_accuracy": metrics.pixel_accuracy(counts),
-        "classes": {name: None if np.isnan(iou) else float(iou) for name, iou in zip(spec.classes, each, strict=True)},
-    }
+    return Scores(
+        miou=metrics.miou(counts),
+        pixel_accuracy=metrics.pixel_accuracy(counts),
+        classes={name: None if np.isnan(iou) else float(iou) for name, iou in zip(spec.classes, each, strict=True)},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How an engine scores on the validation images of a labelled folder, at the size of the labels.
+
+    `delivered` is the type that its convolutions are really computed in, None where nobody can tell.
+    """
+
+    schema: int = 1
+    model: str
+    runtime: str
+    device: str
+    precision: Precision
+    delivered: Precision | None
+    random_weights: bool
+    sha256: str
+    data: str
+    images: int
+    miou: float | None
+    pixel_accuracy: float | None
+    classes: Mapping[str, float | None]

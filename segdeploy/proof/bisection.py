@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdeploy import blocks, models
+from segdeploy.certificate import Departure
 from segdeploy.graphs.graph import CONVOLUTIONS, Graph
-from segdeploy.spec import Precision, Spec
+from segdeploy.precision import Tolerance
+from segdeploy.spec import Spec
 
 # Relative RMS errors; what right graphs reach is measured in docs/decisions/0009-certificate.md.
-TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 0.15}
-HIDDEN_TIES = 0.3  # of halves between layers: computed in float32, pooling ties are decided by digits they do not show
+FLOAT32 = Tolerance(layer=1e-4, between=1e-4)
 CLIPPED = 0.25  # how much of what a grid clips counts: calibration clips outliers of a right graph too
 WRONG_CLASSES = 1e-3  # of the pixels, where the argmax of the logits and the class map differ
 MOST_NAMED = 5  # nodes in a sentence; the report holds all
@@ -47,12 +48,12 @@ class Step:
     nodes: Sequence[str]
     rounds: bool = False
 
-    def tolerance(self, precision: Precision) -> float:
+    def tolerance(self, rounding: Tolerance) -> float:
+        """The largest error that is none; `rounding` is the tolerance of the graph's precision."""
         if self.kind == "class map":
             return WRONG_CLASSES
-        if self.kind == "before a layer" and self.rounds and precision is Precision.FP16:
-            return HIDDEN_TIES
-        return TOLERANCES[precision if self.rounds else Precision.FP32]
+        tolerance = rounding if self.rounds else FLOAT32
+        return tolerance.between if self.kind == "before a layer" else tolerance.layer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ class Look:
     def layers(self) -> int:
         return sum(step.kind == "layer" for step in self.steps)
 
-    def first(self, precision: Precision) -> Step | None:
+    def first(self, rounding: Tolerance) -> Step | None:
         """The first step that is wrong by more than the rounding of its type and the order of a sum explain."""
-        return next((step for step in self.steps if step.error > step.tolerance(precision)), None)
+        return next((step for step in self.steps if step.error > step.tolerance(rounding)), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -223,36 +224,19 @@ def look(network: blocks.Network, spec: Spec, model: onnx.ModelProto, image: Ima
     return Look(walk.steps, class_map)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Departure:
-    """What was found in a stage: `layer` and the nodes in front of it, where one of the two departs; `text` says it."""
-
-    stage: str
-    kind: Kind | Literal["none found"]
-    layer: str | None
-    between: Sequence[str] | None
-    error: float | None
-    tolerance: float
-    image: str
-    layers_compared: int
-    text: str
-
-
-def departure(found: Look, *, stage: str, precision: Precision, image: str, otherwise: str) -> Departure:
+def departure(found: Look, *, stage: str, rounding: Tolerance, image: str, otherwise: str) -> Departure:
     """The first step of a stage that departs; `otherwise` is said where there is none."""
-    step = found.first(precision)
-    if step is None:
-        return Departure(stage, "none found", None, None, None, TOLERANCES[precision], image, found.layers, otherwise)
+    step = found.first(rounding)
     return Departure(
         stage=stage,
-        kind=step.kind,
-        layer=step.layer and _module(step.layer),
-        between=None if step.kind == "layer" else step.nodes,
-        error=step.error if math.isfinite(step.error) else None,
-        tolerance=step.tolerance(precision),
+        kind="none found" if step is None else step.kind,
+        layer=None if step is None or step.layer is None else _module(step.layer),
+        between=None if step is None or step.kind == "layer" else tuple(step.nodes),
+        error=step.error if step is not None and math.isfinite(step.error) else None,
+        tolerance=rounding.layer if step is None else step.tolerance(rounding),
         image=image,
         layers_compared=found.layers,
-        text=_said(step),
+        text=otherwise if step is None else _said(step),
     )
 
 

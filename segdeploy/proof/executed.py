@@ -1,11 +1,12 @@
-"""Asked and delivered are two facts: what share of the narrow work that a graph asks for, a runtime does narrow."""
+"""Asked and executed are two facts: what share of the low-precision work of a graph a runtime really does in it."""
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segdeploy import engines
 from segdeploy.artifact import Artifact
+from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -29,35 +30,31 @@ def asked(model: "onnx.ModelProto") -> dict[str, float]:
     }
 
 
-def delivered(file: Artifact, *, runtime: str, device: str) -> dict[str, Any]:
+def executed(file: Artifact, *, runtime: str, device: str) -> Executed:
     """What a runtime makes of a graph, read from the graph as the runtime optimised it.
 
-    `delivered`: the type that did at least nine tenths of the work that was asked for in it, else fp32. `wider`: the
-    layers that were asked for in a narrow type and run in a wider one, the most work first. Of a plan,
-    and without the onnx package, what the manifest says was found when it was made, or null.
+    Of a plan, and without the onnx package, what the manifest says was found when it was made.
     """
     if file.precision is Precision.FP32:
-        return {"delivered": Precision.FP32, "delivered_share": 1.0, "wider": []}
-    if file.kind == "plan":
-        return {fact: file.made_by[fact] for fact in ("delivered", "delivered_share", "wider")}
+        return Executed(delivered=Precision.FP32, delivered_share=1.0)
+    if file.plan is not None:
+        return file.plan.executed
     if importlib.util.find_spec("onnx") is None:
-        unknown: dict[str, Any] = {"delivered": None, "delivered_share": None, "wider": []}
-        return dict(file.made_by.get("delivered", {}).get(runtime, unknown))
+        unknown = Executed(delivered=None, delivered_share=None, reason="the onnx package is not installed")
+        return unknown if file.low_precision is None else file.low_precision.executed.get(runtime, unknown)
     import onnx
 
     from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
 
     graph = Graph(onnx.load(file.path))
     work, types = convolution_work(graph), convolution_types(graph)
-    narrow = {layer for layer, kind in types.items() if kind is file.precision}
-    found = engines.of_graphs(runtime).narrow_convolutions(file, device=device)
-    wider = sorted(
-        (layer for layer in narrow if found.get(layer) is not file.precision), key=lambda layer: -work[layer]
-    )
-    total = sum(work[layer] for layer in narrow)
+    low = {layer for layer, kind in types.items() if kind is file.precision}
+    found = engines.of_graphs(runtime).low_precision_convolutions(file, device=device)
+    wider = sorted((layer for layer in low if found.get(layer) is not file.precision), key=lambda each: -work[each])
+    total = sum(work[layer] for layer in low)
     share = 1 - sum(work[layer] for layer in wider) / total if total else 0.0
     kind = file.precision if share >= engines.ENOUGH else Precision.FP32
-    return {"delivered": kind, "delivered_share": share, "wider": wider}
+    return Executed(delivered=kind, delivered_share=share, wider=tuple(wider))
 
 
 def has_units(precision: Precision, device: str) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.graphs.graph import Graph
+from segdeploy.precision import Range
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +30,6 @@ THRESHOLDS = 128  # that `mse` tries, evenly spaced up to the largest value
 LEVELS = 127  # magnitudes of a signed eight-bit value
 Batch = NDArray[np.uint8]
 Counts = NDArray[np.int64]
-Range = tuple[float, float]
 Walk = Callable[[], Iterable[Batch]]
 
 

@@ -1,20 +1,21 @@
-"""Which layers cost accuracy in a narrow type, and what it costs to give them float32 back.
+"""Which layers cost accuracy in low precision, and what it costs to give them float32 back.
 
 Nothing here knows an engine: a candidate is measured through a callable. Every measurement is kept in a file, so that a
 search that was cut off goes on where it was, and whoever asks can see each step.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
-from segdeploy import artifact
-from segdeploy.errors import InvalidRequestError
+from segdeploy import artifact, typed_json
+from segdeploy.errors import SegdeployError
+from segdeploy.low_precision import Budget, SearchStep
+from segdeploy.spec import Precision
 
-SCHEMA = 1
+SCHEMA: Final = 2
 LEAST_COST = 0.01  # of the whole network: below it, a layer's milliseconds are noise
 
 
@@ -31,41 +32,49 @@ class Quality:
     ms: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be lost: both limits hold."""
+def holds(budget: Budget, quality: Quality) -> bool:
+    """Whether both limits of a budget hold."""
+    return quality.agreement >= budget.min_agreement and (quality.miou_drop or 0.0) <= budget.max_drop
 
-    min_agreement: float
-    max_drop: float  # points of mIoU
 
-    def __post_init__(self) -> None:
-        if not (0 <= self.min_agreement <= 1 and 0 <= self.max_drop < math.inf):
-            raise InvalidRequestError(
-                f"a budget of {self.min_agreement} agreement and {self.max_drop} points is none.",
-                "Give --min-agreement in 0..1 and --max-drop of 0 or more.",
-            )
-
-    def holds(self, quality: Quality) -> bool:
-        return quality.agreement >= self.min_agreement and (quality.miou_drop or 0.0) <= self.max_drop
-
-    def loss(self, quality: Quality) -> float:
-        """What is lost, each part in units of what may be."""
-        disagreement = (1 - quality.agreement) / max(1 - self.min_agreement, 1e-6)
-        return disagreement + max(quality.miou_drop or 0.0, 0.0) / max(self.max_drop, 1e-3)
+def loss(budget: Budget, quality: Quality) -> float:
+    """What is lost, each part in units of what may be."""
+    disagreement = (1 - quality.agreement) / max(1 - budget.min_agreement, 1e-6)
+    return disagreement + max(quality.miou_drop or 0.0, 0.0) / max(budget.max_drop, 1e-3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What a layer gives when it alone goes back to float32, and what that costs (ms, or multiply-adds)."""
+    """What a layer gives when it alone goes back to float32, and what that costs (ms, or multiply-adds).
+
+    `score`: the one over the other.
+    """
 
     layer: str
     quality: Quality
     regained: float
     cost: float
+    score: float
 
-    @property
-    def score(self) -> float:
-        return self.regained / self.cost
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityReport:
+    """The layers of a network in a low precision, the most quality for its cost first.
+
+    `all_low`: with every layer in low precision that can be. `always_float`: those that cannot, and why. `images`: on
+    which all of it was measured. `record`: the file that keeps the measurements.
+    """
+
+    schema: Literal[2] = 2
+    model: str
+    precision: Precision
+    form: str | None
+    images: int
+    all_low: Quality
+    always_float: Mapping[str, str]
+    cost_unit: Literal["ms", "multiply-adds"]
+    layers: tuple[Sensitivity, ...]
+    record: Path
 
 
 Measure = Callable[[frozenset[str]], Quality]
@@ -103,40 +112,61 @@ class Search:
 
     def ranking(self, *, done: Callable[[], None] = lambda: None) -> list[Sensitivity]:
         """Every layer, the most quality for its cost first."""
-        narrow = self.quality()
+        all_low = self.quality()
         found = []
         for layer in self._work:
             if layer not in self._always:
                 quality = self.quality([layer])
-                regained = self.budget.loss(narrow) - self.budget.loss(quality)
-                found.append(Sensitivity(layer, quality, regained, self._cost(layer, narrow, quality)))
+                regained = loss(self.budget, all_low) - loss(self.budget, quality)
+                cost = self._cost(layer, all_low, quality)
+                found.append(Sensitivity(layer, quality, regained, cost, regained / cost))
             done()
         return sorted(found, key=lambda each: (-each.score, each.layer))
 
     def steps(self, ranking: Callable[[], Sequence[Sensitivity]]) -> "Iterable[frozenset[str]]":
         """Sets of layers to leave in float32, each holding the one before: those inside the budget, then wider ones.
 
-        `ranking` is asked for only where the narrow graph is outside. Whoever takes a step proves it, and takes the
-        next one where the proof fails.
+        `ranking` is asked for only where the graph with all layers in low precision is outside the budget. Whoever
+        takes a step proves it, and takes the next one where the proof fails.
         """
         reverted = self._always
-        if self.budget.holds(self.quality()):
+        if holds(self.budget, self.quality()):
             yield reverted
         for sensitivity in ranking():
             reverted = reverted | {sensitivity.layer}
-            if self.budget.holds(self.quality(reverted)):
+            if holds(self.budget, self.quality(reverted)):
                 yield reverted
 
-    def _cost(self, layer: str, narrow: Quality, quality: Quality) -> float:
-        if narrow.ms is None or quality.ms is None:
+    def _cost(self, layer: str, all_low: Quality, quality: Quality) -> float:
+        if all_low.ms is None or quality.ms is None:
             return float(max(self._work[layer], 1))
-        return max(quality.ms - narrow.ms, LEAST_COST * narrow.ms)
+        return max(quality.ms - all_low.ms, LEAST_COST * all_low.ms)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRecord:
+    """The JSON file of a search: `key` names everything that its measurements depend on."""
+
+    schema: Literal[2] = SCHEMA
+    key: str
+    steps: tuple[SearchStep, ...]
+
+
+def read_record(path: Path) -> SearchRecord | None:
+    """What a search left; None where there is nothing, or a damaged file."""
+    try:
+        document = typed_json.parse(path.read_bytes(), where=str(path), remedy="")
+        record = typed_json.convert(document, SearchRecord, where=str(path), remedy="")
+    except (OSError, SegdeployError):
+        return None
+    finite = all(math.isfinite(step.agreement) for step in record.steps)
+    return record if finite else None
 
 
 class Record:
     """The measurements of one search in a JSON file, which is written whole after each of them.
 
-    `key` names everything the measurements depend on: a file with another key is started anew.
+    A file with another key is started anew.
     """
 
     def __init__(self, path: Path, key: str, share: Callable[[frozenset[str]], float]) -> None:
@@ -145,22 +175,22 @@ class Record:
         self._share = share
         self._measured: dict[frozenset[str], Quality] = {}
         self.accepted: frozenset[str] | None = None
-        for in_float, quality, accepted in self._earlier():
-            self._measured[in_float] = quality
-            self.accepted = in_float if accepted else self.accepted
+        for step in self._earlier():
+            in_float = frozenset(step.in_float)
+            self._measured[in_float] = Quality(step.agreement, step.miou_drop, step.ms)
+            self.accepted = in_float if step.accepted else self.accepted
 
-    def _earlier(self) -> list[tuple[frozenset[str], Quality, bool]]:
-        """What an earlier search of the same key left; a damaged file counts as none."""
+    def _earlier(self) -> Sequence[SearchStep]:
+        """What an earlier search of the same key left; a record of layers that are not there counts as none."""
+        record = read_record(self.path)
+        if record is None or record.key != self._key:
+            return ()
         try:
-            document = json.loads(self.path.read_bytes())
-            if (document["schema"], document["key"]) != (SCHEMA, self._key):
-                return []
-            found = [_step(entry) for entry in document["steps"]]
-            for in_float, _, _ in found:
-                self._share(in_float)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return []
-        return found
+            for step in record.steps:
+                self._share(frozenset(step.in_float))
+        except KeyError:
+            return ()
+        return record.steps
 
     def find(self, in_float: frozenset[str]) -> Quality | None:
         return self._measured.get(in_float)
@@ -174,34 +204,24 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        document = {"schema": SCHEMA, "key": self._key, "steps": self.steps()}
-        artifact.write_atomically(self.path, (json.dumps(document, indent=1) + "\n").encode())
+        record = SearchRecord(key=self._key, steps=tuple(self.steps()))
+        artifact.write_atomically(self.path, typed_json.to_text(record))
 
-    def steps(self) -> list[dict[str, Any]]:
-        """What was measured, in order; `front`: no other is at once narrower and better."""
-        rows = [
-            {
-                "in_float": sorted(layers),
+    def steps(self) -> list[SearchStep]:
+        """What was measured, in order."""
+        steps = [
+            SearchStep(
+                in_float=tuple(sorted(layers)),
                 **dataclasses.asdict(quality),
-                "narrow_share": self._share(layers),
-                "accepted": layers == self.accepted,
-            }
+                low_share=self._share(layers),
+                accepted=layers == self.accepted,
+                front=True,
+            )
             for layers, quality in self._measured.items()
         ]
-        return [{**row, "front": not any(_beats(other, row) for other in rows)} for row in rows]
+        return [dataclasses.replace(step, front=not any(_beats(other, step) for other in steps)) for step in steps]
 
 
-def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    better = one["narrow_share"] >= other["narrow_share"] and one["agreement"] >= other["agreement"]
-    return better and (one["narrow_share"], one["agreement"]) != (other["narrow_share"], other["agreement"])
-
-
-def _step(entry: Mapping[str, Any]) -> tuple[frozenset[str], Quality, bool]:
-    """One measurement as `Record.steps` writes it. Raise ValueError, TypeError or KeyError for anything else."""
-    values = [entry[name] for name in Quality.__slots__]
-    agreement, *others = values
-    if not math.isfinite(agreement) or not all(value is None or math.isfinite(value) for value in others):
-        raise ValueError(f"{values} is no measurement")
-    if not isinstance(entry["in_float"], list) or not isinstance(entry["accepted"], bool):
-        raise TypeError(f"{entry} is no step")
-    return frozenset(entry["in_float"]), Quality(*values), entry["accepted"]
+def _beats(one: SearchStep, other: SearchStep) -> bool:
+    better = one.low_share >= other.low_share and one.agreement >= other.agreement
+    return better and (one.low_share, one.agreement) != (other.low_share, other.agreement)

@@ -44,5 +44,5 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"  # noqa: PLR2004
 
 
-def interval(bounds: list[float] | None) -> str:
+def interval(bounds: tuple[float, float] | None) -> str:
     return NONE if bounds is None else f"{ms(bounds[0])} to {ms(bounds[1])}"

@@ -8,38 +8,59 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from segdeploy import artifact
+from segdeploy import artifact, typed_json
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
-from segdeploy.reporting import _document, sections
-from segdeploy.reporting._document import Document
+from segdeploy.reporting import sections
+from segdeploy.reporting.sections import Contents
+from segdeploy.reporting.verdict import NamedResult
+from segdeploy.timing import results
+from segdeploy.timing.result_types import DrawnPicture
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-SCHEMA = 1
+SCHEMA: Final = 1
 MOST_BYTES = 5_000_000
 RESERVE = 20_000  # what a few pictures more add to the page besides their pixels
 TITLE = "Which engine to ship"
 
 
-def write(paths: Sequence[Path], out: Path, *, title: str | None = None) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ListedEngine:
+    """An engine of the page: the result file that it stands in, and its id there."""
+
+    document: str
+    id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenPage:
+    """The page that was written, and the engines it is of, in their order there."""
+
+    schema: Literal[1] = SCHEMA
+    path: Path
+    size_mb: float
+    subjects: tuple[ListedEngine, ...]
+
+
+def write(paths: Sequence[Path], out: Path, *, title: str | None = None) -> WrittenPage:
     """Write the page of these files to `out`, whole or not at all; below 5 MB, if need be with fewer pictures."""
     if out.resolve() in {path.resolve() for path in paths}:
         raise InvalidRequestError(f"--out {out} is one of the result files.", "Name another file for the page.")
     template = _template()
-    documents = _apart(_document.read_all(paths))
+    documents = _apart([NamedResult(path.name, results.read(path)) for path in paths])
     page = _within(MOST_BYTES, documents, template, title or TITLE)
     artifact.write_atomically(out, page)
-    subjects = [{"document": d.name, "id": s["id"]} for d in documents for s in d.facts["subjects"]]
-    return {"schema": SCHEMA, "path": str(out), "size_mb": len(page) / 1e6, "subjects": subjects}
+    listed = [ListedEngine(document=each.name, id=subject.id) for each in documents for subject in each.result.subjects]
+    return WrittenPage(path=out, size_mb=len(page) / 1e6, subjects=tuple(listed))
 
 
-def _apart(documents: Sequence[Document]) -> list[Document]:
+def _apart(documents: Sequence[NamedResult]) -> list[NamedResult]:
     """Files of one name from two folders get a number."""
     seen = collections.Counter[str]()
-    named: list[Document] = []
+    named: list[NamedResult] = []
     for document in documents:
         seen[document.name] += 1
         count = seen[document.name]
@@ -63,10 +84,10 @@ def _template() -> "Template":
 
 
 def _packaged(name: str) -> str:
-    return resources.files("segdeploy.benchmarks").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("segdeploy.reporting").joinpath("template", name).read_text(encoding="utf-8")
 
 
-def _within(most: int, documents: Sequence[Document], template: "Template", title: str) -> bytes:
+def _within(most: int, documents: Sequence[NamedResult], template: "Template", title: str) -> bytes:
     """The page with as many pictures as fit, of every file the worst first."""
     none = [0] * len(documents)
     bare = len(_render(documents, none, template, title))
@@ -74,16 +95,16 @@ def _within(most: int, documents: Sequence[Document], template: "Template", titl
     return _render(documents, kept, template, title)
 
 
-def _fitting(documents: Sequence[Document], room: int) -> list[int]:
+def _fitting(documents: Sequence[NamedResult], room: int) -> list[int]:
     """How many pictures of each file fit: the worst of every file, then the next of every file ..."""
     kept, seen = [0] * len(documents), set[str]()
-    for index in range(max(len(document.facts["pictures"]) for document in documents)):
+    for index in range(max(len(document.result.pictures) for document in documents)):
         for number, document in enumerate(documents):
-            if index >= len(document.facts["pictures"]):
+            if index >= len(document.result.pictures):
                 continue
-            picture = document.facts["pictures"][index]
+            picture = document.result.pictures[index]
             pixels = set(_pixels(picture)) - seen
-            room -= sum(map(len, pixels)) + len(json.dumps(picture["agreement"])) + 60 * len(picture["masks"]) + 1500
+            room -= sum(map(len, pixels)) + len(json.dumps(dict(picture.agreement))) + 60 * len(picture.masks) + 1500
             if room < 0:
                 return kept
             seen |= pixels
@@ -91,15 +112,16 @@ def _fitting(documents: Sequence[Document], room: int) -> list[int]:
     return kept
 
 
-def _pixels(picture: Mapping[str, Any]) -> list[str]:
-    return [each for each in (picture["photo"], picture["truth"], *picture["masks"].values()) if each is not None]
+def _pixels(picture: DrawnPicture) -> list[str]:
+    return [each for each in (picture.photo, picture.truth, *picture.masks.values()) if each is not None]
 
 
-def _render(documents: Sequence[Document], kept: Sequence[int], template: "Template", title: str) -> bytes:
+def _render(documents: Sequence[NamedResult], kept: Sequence[int], template: "Template", title: str) -> bytes:
     style, script = _packaged("style.css"), _packaged("script.js")
-    context = sections.context(documents, kept)
-    data = _embedded(_data(documents, context, kept))
-    text = template.render(title=title, style=style, script=script, policy=_policy(style, script), data=data, **context)
+    contents = sections.contents(documents, kept)
+    data = _embedded(_data(contents, kept))
+    about = {"title": title, "style": style, "script": script, "policy": _policy(style, script), "data": data}
+    text = template.render(**about, **dict(sections.fields(contents)))
     return text.encode(errors="replace")  # JSON may hold half a surrogate pair
 
 
@@ -112,41 +134,44 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _data(documents: Sequence[Document], context: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The files as they were, each image once and named by its number."""
+def _data(contents: Contents, kept: Sequence[int]) -> dict[str, Any]:
+    """What the page's script reads: the results, in which each image is a number, and all images once."""
     numbers: dict[str, int] = {}
     files = [
         {"name": document.name, "content": _with_numbers(document, most, numbers)}
-        for document, most in zip(documents, kept, strict=True)
+        for document, most in zip(contents.documents, kept, strict=True)
     ]
-    positions = {id(document): index for index, document in enumerate(documents)}
+    positions = {id(document): index for index, document in enumerate(contents.documents)}
     subjects = [
         {
             "document": positions[id(group.document)],
-            "id": subject.facts["id"],
+            "id": subject.facts.id,
             "name": f"{group.model} {subject.label}",
             "reference": subject.standing == "reference",
         }
-        for group, subject in context["subjects"]
+        for group, subject in contents.subjects
     ]
-    picks = [verdict.pick.subject.number for verdict in context["verdicts"] if verdict.pick]
+    picks = [verdict.pick.subject.number for verdict in contents.verdicts if verdict.pick]
     return {"files": files, "images": list(numbers), "subjects": subjects, "picks": picks}
 
 
-def _with_numbers(document: Document, most: int, numbers: dict[str, int]) -> dict[str, Any]:
+def _with_numbers(document: NamedResult, most: int, numbers: dict[str, int]) -> dict[str, Any]:
+    """A result as JSON with its first `most` pictures, each image in them replaced by its number."""
+
     def number(pixels: str | None) -> int | None:
         return None if pixels is None else numbers.setdefault(pixels, len(numbers))
 
     pictures = [
         {
-            **picture,
-            "photo": number(picture["photo"]),
-            "truth": number(picture["truth"]),
-            "masks": {key: number(mask) for key, mask in picture["masks"].items()},
+            **typed_json.to_builtins(picture),
+            "photo": number(picture.photo),
+            "truth": number(picture.truth),
+            "masks": {key: number(mask) for key, mask in picture.masks.items()},
         }
-        for picture in document.facts["pictures"][:most]
+        for picture in document.result.pictures[:most]
     ]
-    return {**document.raw, "pictures": pictures}
+    without = dataclasses.replace(document.result, pictures=())
+    return {**typed_json.to_builtins(without), "pictures": pictures}
 
 
 def _embedded(data: Mapping[str, Any]) -> str:

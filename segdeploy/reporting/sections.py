@@ -9,12 +9,12 @@ from typing import Any
 
 from segdeploy.reporting import figures as numbers
 from segdeploy.reporting import svg
-from segdeploy.reporting._document import Document
 from segdeploy.reporting.verdict import (
     LEVELS,
     STANDINGS,
+    Contender,
     Group,
-    Subject,
+    NamedResult,
     Timed,
     Verdict,
     View,
@@ -25,6 +25,7 @@ from segdeploy.reporting.verdict import (
     ranked,
     views,
 )
+from segdeploy.timing.result_types import LayerTime, Subject
 
 PROFILED = 20  # layers with a bar of their own
 NOTABLE_POINTS = 0.05  # of IoU: less is not worth a reader's eye
@@ -35,7 +36,8 @@ RUNTIMES = {
     "trt": "TensorRT",
     "trt-rtx": "TensorRT-RTX",
 }
-Facts = Mapping[str, Any]
+Scores = Mapping[str, float | None]
+ClassRow = tuple[str, svg.Html | None, Sequence[tuple[float | None, float | None]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,36 +69,39 @@ class ClassTable:
 
     group: Group
     of: str
-    subjects: Sequence[Subject]
-    rows: Sequence[tuple[str, svg.Html | None, Sequence[tuple[float | None, float | None]]]]
+    subjects: Sequence[Contender]
+    rows: Sequence[ClassRow]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
-    """`worst`: the engine that draws most pixels otherwise than PyTorch, and the share that agrees."""
+class ListedPicture:
+    """A picture of the page, by the place of its document and its own place there.
+
+    `worst`: the engine that draws most pixels otherwise than PyTorch; `agreement`: the share that it draws alike.
+    """
 
     document: int
     index: int
     name: str
     group: str
-    worst: Subject | None
+    worst: Contender | None
     agreement: float | None
 
 
-def groups(documents: Sequence[Document]) -> list[Group]:
+def groups(documents: Sequence[NamedResult]) -> list[Group]:
     """One for each network of each file, in the order of the files; subjects are numbered over all of them.
 
     A network that stands in several files is named with its file.
     """
     files = collections.Counter(
-        model for document in documents for model in {each["model"] for each in document.facts["subjects"]}
+        model for document in documents for model in {each.model for each in document.result.subjects}
     )
     found: list[Group] = []
     number = 0
     for document in documents:
-        facts = document.facts["subjects"]
-        for model in dict.fromkeys(each["model"] for each in facts):
-            members = [each for each in facts if each["model"] == model]
+        facts = document.result.subjects
+        for model in dict.fromkeys(each.model for each in facts):
+            members = [each for each in facts if each.model == model]
             title = model if files[model] == 1 else f"{model} · {document.name}"
             subjects = list(_subjects(members, document, number))
             found.append(Group(len(found), document, model, title, subjects))
@@ -104,30 +109,30 @@ def groups(documents: Sequence[Document]) -> list[Group]:
     return found
 
 
-def _subjects(members: Sequence[Facts], document: Document, first: int) -> Iterator[Subject]:
+def _subjects(members: Sequence[Subject], document: NamedResult, first: int) -> Iterator[Contender]:
     rows = collections.defaultdict(list)
-    for row in document.facts["rows"]:
-        rows[row["subject"]].append(row)
+    for row in document.result.rows:
+        rows[row.subject].append(row)
     for number, (facts, label) in enumerate(zip(members, _labels(members), strict=True), first):
-        yield Subject(number, label, facts, rows[facts["id"]])
+        yield Contender(number, label, facts, rows[facts.id])
 
 
-def _labels(members: Sequence[Facts]) -> list[str]:
+def _labels(members: Sequence[Subject]) -> list[str]:
     """The engine's name; with its precision for another tool, with its device where there are several."""
-    devices = {each["device"] for each in members}
-    names = [_name(each) + (f" {each['device']}" if len(devices) > 1 else "") for each in members]
-    return [each["id"] if names.count(name) > 1 else name for each, name in zip(members, names, strict=True)]
+    devices = {each.device for each in members}
+    names = [_name(each) + (f" {each.device}" if len(devices) > 1 else "") for each in members]
+    return [each.id if names.count(name) > 1 else name for each, name in zip(members, names, strict=True)]
 
 
-def _name(facts: Facts) -> str:
-    precision = facts["precision"]
-    return f"{facts['engine']} {precision}" if precision and precision not in facts["engine"] else facts["engine"]
+def _name(facts: Subject) -> str:
+    precision = facts.precision
+    return f"{facts.engine} {precision}" if precision and precision not in facts.engine else facts.engine
 
 
 # Charts
 
 
-def shown(found: Sequence[Group], documents: Sequence[Document]) -> list[Shown]:
+def shown(found: Sequence[Group], documents: Sequence[NamedResult]) -> list[Shown]:
     subjects = [subject for group in found for subject in group.subjects]
     together = len(found) > 1 and comparable_by_miou(subjects, documents)
     return [
@@ -138,7 +143,7 @@ def shown(found: Sequence[Group], documents: Sequence[Document]) -> list[Shown]:
 
 def _overall(found: Sequence[Group], view: View) -> Figure:
     timed = [(group, each) for group in found for each in ranked(group.subjects, view)]
-    points = [_point(each, group, "miou") for group, each in timed]
+    points = [_point(each, group, each.subject.facts.miou) for group, each in timed]
     named = [
         dataclasses.replace(point, label=f"{group.title} {point.label}")
         for (group, _), point in zip(timed, points, strict=True)
@@ -152,31 +157,31 @@ def _figures(found: Sequence[Group], view: View) -> Iterator[Figure]:
         timed = ranked(group.subjects, view)
         if not timed:
             continue
-        key = "miou" if all(each.subject.facts["miou"] is not None for each in timed) else "agreement"
-        name = {"miou": "mIoU", "agreement": "agreement with PyTorch"}[key]
-        chart = svg.Chart(group.title, name, percent=key == "agreement")
-        points = [_point(each, group, key) for each in timed]
-        yield Figure(group.title, svg.scatter(points, chart), _span(points, key))
+        scored = all(each.subject.facts.miou is not None for each in timed)
+        facts = [each.subject.facts for each in timed]
+        heights = [each.miou if scored else each.agreement for each in facts]
+        points = [_point(each, group, height) for each, height in zip(timed, heights, strict=True)]
+        name, unit = ("mIoU", "points of mIoU") if scored else ("agreement with PyTorch", "percent of the pixels")
+        chart = svg.Chart(group.title, name, percent=not scored)
+        yield Figure(group.title, svg.scatter(points, chart), _span(heights, unit))
 
 
-def _span(points: Sequence[svg.Point], key: str) -> str:
-    heights = [point.y for point in points if point.y is not None]
-    if not heights:
+def _span(heights: Sequence[float | None], unit: str) -> str:
+    measured = [height for height in heights if height is not None]
+    if not measured:
         return "No accuracy was measured."
-    lost = 100 * (max(heights) - min(heights))
-    unit = "points of mIoU" if key == "miou" else "percent of the pixels"
+    lost = 100 * (max(measured) - min(measured))
     return f"From best to worst: {lost:.2g} {unit}." if lost else "All are equally accurate."
 
 
-def _point(timed: Timed, group: Group, key: str) -> svg.Point:
+def _point(timed: Timed, group: Group, height: float | None) -> svg.Point:
     facts = timed.subject.facts
-    known = facts[key]
-    accuracy = f"{numbers.score(facts['miou'])} mIoU, {numbers.percent(facts['agreement'])} agreement"
+    accuracy = f"{numbers.score(facts.miou)} mIoU, {numbers.percent(facts.agreement)} agreement"
     told = f"{group.title} {timed.subject.label}: {numbers.ms(timed.median)} ms, {accuracy}"
-    shape = facts["precision"] or "other"
+    shape = facts.precision or "other"
     failed = timed.subject.standing == "failed"
     name = f"{timed.subject.label} \N{BALLOT X}" if failed else timed.subject.label
-    return svg.Point(timed.median, known, name, told, group.number, shape, facts["peer"], failed)
+    return svg.Point(timed.median, height, name, told, group.number, shape, facts.peer, failed)
 
 
 # Tables
@@ -190,10 +195,10 @@ def table(found: Sequence[Group]) -> Iterator[tuple[Group, Timed]]:
                 yield group, timed
 
 
-def runs_in(subject: Subject) -> str:
+def runs_in(subject: Contender) -> str:
     """OpenVINO, int8, cpu."""
     facts = subject.facts
-    parts = (RUNTIMES.get(facts["runtime"], facts["runtime"]), facts["precision"], facts["device"])
+    parts = (RUNTIMES.get(facts.runtime or "", facts.runtime), facts.precision, facts.device)
     return ", ".join(part for part in parts if part)
 
 
@@ -212,98 +217,108 @@ def ranking_bar(timed: Timed, verdict: Verdict) -> svg.Html:
 def class_tables(found: Sequence[Group]) -> Iterator[ClassTable]:
     """IoU against truth where it was measured, else against PyTorch's own masks."""
     for group in found:
-        for key, of in (("iou_by_class", "IoU against the truth"), ("agrees", "IoU with PyTorch's masks")):
-            scored = [(subject, scores) for subject in group.subjects if (scores := _by_class(subject, key))]
+        for of, scores_of in (
+            ("IoU against the truth", _against_truth),
+            ("IoU with PyTorch's masks", _against_pytorch),
+        ):
+            scored = [(subject, scores) for subject in group.subjects if (scores := scores_of(subject))]
             if scored:
-                yield ClassTable(group, of, [subject for subject, _ in scored], _class_rows(scored, key))
+                reference = _reference(scored) if scores_of is _against_truth else {}
+                yield ClassTable(group, of, [subject for subject, _ in scored], _class_rows(scored, reference))
                 break
 
 
-def _by_class(subject: Subject, key: str) -> Facts | None:
-    if key == "iou_by_class":
-        scores: Facts | None = subject.facts[key]
-        return scores
-    return subject.stage["class_agreement"] if subject.stage else None
+def _against_truth(subject: Contender) -> Scores | None:
+    return subject.facts.iou_by_class
 
 
-def _class_rows(scored: Sequence[tuple[Subject, Facts]], key: str) -> list[Any]:
-    """Each class with every engine's score and, against truth, what it lost to PyTorch where that is notable."""
-    reference = next((scores for subject, scores in scored if subject.standing == "reference"), {})
+def _against_pytorch(subject: Contender) -> Scores | None:
+    return subject.stage.class_agreement if subject.stage else None
+
+
+def _reference(scored: Sequence[tuple[Contender, Scores]]) -> Scores:
+    return next((scores for subject, scores in scored if subject.standing == "reference"), {})
+
+
+def _class_rows(scored: Sequence[tuple[Contender, Scores]], reference: Scores) -> list[ClassRow]:
+    """Each class with every engine's score and what it lost to the reference, where that is notable."""
     names = dict.fromkeys(name for _, scores in scored for name in scores)
-    lost = functools.partial(_lost, reference=reference if key == "iou_by_class" else {})
+    lost = functools.partial(_lost, reference=reference)
     return [
         (name, _swatch(name, scored[0][0]), [(scores.get(name), lost(name, scores)) for _, scores in scored])
         for name in names
     ]
 
 
-def _lost(name: str, scores: Facts, *, reference: Facts) -> float | None:
+def _lost(name: str, scores: Scores, *, reference: Scores) -> float | None:
     before, after = reference.get(name), scores.get(name)
     if before is None or after is None or abs(after - before) * 100 < NOTABLE_POINTS:
         return None
-    return float(100 * (after - before))
+    return 100 * (after - before)
 
 
-def _swatch(name: str, subject: Subject) -> svg.Html | None:
-    colours = dict(zip(subject.facts["classes"], subject.facts["colours"], strict=False))
+def _swatch(name: str, subject: Contender) -> svg.Html | None:
+    colours = dict(zip(subject.facts.classes, subject.facts.colours, strict=False))
     return svg.swatch(colours[name]) if name in colours else None
 
 
-def profile(subject: Subject) -> list[tuple[str, str, float, float]]:
-    """(layer, operator, ms, share of all) of the slowest layers, and all others in one."""
-    layers = sorted(subject.facts["profile"], key=lambda each: -each["ms"])
-    total = sum(each["ms"] for each in layers) or 1.0
-    listed = [(each["layer"], each["op"] or "", each["ms"], each["ms"] / total) for each in layers[:PROFILED]]
-    rest = sum(each["ms"] for each in layers[PROFILED:])
+def profile(subject: Contender) -> list[LayerTime]:
+    """The slowest layers with their share of all, and all others in one."""
+    layers = sorted(subject.facts.profile or (), key=lambda each: -each.ms)
+    total = sum(each.ms for each in layers) or 1.0
+    listed = [dataclasses.replace(each, share=each.ms / total) for each in layers[:PROFILED]]
+    rest = sum(each.ms for each in layers[PROFILED:])
     if rest:
-        listed.append((f"the other {len(layers) - PROFILED}", "", rest, rest / total))
+        listed.append(LayerTime(layer=f"the other {len(layers) - PROFILED}", op="", ms=rest, share=rest / total))
     return listed
 
 
-def search_chart(subject: Subject) -> svg.Html | None:
-    """What each step of the search lost, against how much of the work it left narrow."""
-    search = subject.facts["search"]
-    found, budget = search["steps"], search["budget"]
-    if len(found) < 2:  # noqa: PLR2004 - one step draws no line
+def search_chart(subject: Contender) -> svg.Html | None:
+    """What each step of the search lost, against how much of the work it left in low precision."""
+    search = subject.facts.search
+    if search is None or len(search.steps) < 2:  # noqa: PLR2004 - one step draws no line
         return None
-    if all(step["miou_drop"] is not None for step in found):
-        losses = [(step["narrow_share"], step["miou_drop"]) for step in found]
-        return svg.steps(losses, limit=budget["max_drop"], loss="points of mIoU lost", unit="")
-    losses = [(step["narrow_share"], 100 * (1 - step["agreement"])) for step in found if step["agreement"] is not None]
-    limit = None if budget["min_agreement"] is None else 100 * (1 - budget["min_agreement"])
-    return svg.steps(losses, limit=limit, loss="pixels that differ", unit="%") if losses else None
+    budget = search.budget
+    drops = [(step.low_share, step.miou_drop) for step in search.steps if step.miou_drop is not None]
+    if len(drops) == len(search.steps):
+        return svg.steps(drops, limit=budget.max_drop if budget else None, loss="points of mIoU lost", unit="")
+    losses = [(step.low_share, 100 * (1 - step.agreement)) for step in search.steps]
+    limit = 100 * (1 - budget.min_agreement) if budget else None
+    return svg.steps(losses, limit=limit, loss="pixels that differ", unit="%")
 
 
 # Pictures
 
 
-def pictures(documents: Sequence[Document], found: Sequence[Group], kept: Sequence[int]) -> Iterator[Picture]:
+def pictures(documents: Sequence[NamedResult], found: Sequence[Group], kept: Sequence[int]) -> Iterator[ListedPicture]:
     """The first `kept` of each file, in its order: the worst first."""
     for number, (document, most) in enumerate(zip(documents, kept, strict=True)):
         members = {
-            subject.facts["id"]: (group, subject)
+            subject.facts.id: (group, subject)
             for group in found
             if group.document is document
             for subject in group.subjects
         }
-        for index, picture in enumerate(document.facts["pictures"][:most]):
-            scores = {key: value for key, value in picture["agreement"].items() if value is not None and key in members}
+        for index, picture in enumerate(document.result.pictures[:most]):
+            scores = {key: value for key, value in picture.agreement.items() if value is not None and key in members}
             worst = min(scores, key=lambda key: scores[key]) if scores else None
             group, subject = members[worst] if worst is not None else (None, None)
             title = group.title if group else document.name
             agreement = None if worst is None else scores[worst]
-            yield Picture(number, index, picture["name"], title, subject, agreement)
+            yield ListedPicture(number, index, picture.name, title, subject, agreement)
 
 
 # Plain facts
 
 
 def plain(value: object) -> str:
-    """Any JSON value in one line."""
+    """A value in one line; of the fields of a dataclass those that are known."""
     if value is None or value == "":
         return numbers.NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if dataclasses.is_dataclass(value):
+        return plain({name: inner for name, inner in fields(value) if inner is not None})
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {plain(inner)}" for key, inner in value.items()) or numbers.NONE
     if isinstance(value, list | tuple):
@@ -311,33 +326,57 @@ def plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def fields(value: Any) -> list[tuple[str, object]]:  # noqa: ANN401 - any dataclass
+    """The fields of a dataclass with their values, in their order; None has none."""
+    return [] if value is None else [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+
+
 def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def context(documents: Sequence[Document], kept: Sequence[int]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
     """Everything the page shows, by the names its template uses."""
+
+    documents: Sequence[NamedResult]
+    groups: Sequence[Group]
+    subjects: Sequence[tuple[Group, Contender]]
+    table: Sequence[tuple[Group, Timed]]
+    verdicts: Sequence[Verdict]
+    across: str | None
+    shown: Sequence[Shown]
+    precisions: Sequence[str]
+    with_peers: bool
+    class_tables: Sequence[ClassTable]
+    pictures: Sequence[ListedPicture]
+    left_out: int
+    disturbed: Sequence[tuple[str, Sequence[str]]]
+    levels: Mapping[str, str] = dataclasses.field(default_factory=lambda: LEVELS)
+    runtimes: Mapping[str, str] = dataclasses.field(default_factory=lambda: RUNTIMES)
+    standings: Mapping[str, str] = dataclasses.field(default_factory=lambda: STANDINGS)
+
+
+def contents(documents: Sequence[NamedResult], kept: Sequence[int]) -> Contents:
+    """What the page shows of these results, with the first `kept` pictures of each."""
     found = groups(documents)
     subjects = [(group, subject) for group in found for subject in group.subjects]
     verdicts = [verdict for group in found if (verdict := judge(group))]
-    return {
-        "documents": documents,
-        "groups": found,
-        "subjects": subjects,
-        "table": list(table(found)),
-        "verdicts": verdicts,
-        "across": across(verdicts) if comparable_by_miou([each for _, each in subjects], documents) else None,
-        "shown": shown(found, documents),
-        "precisions": sorted({subject.facts["precision"] or "other" for _, subject in subjects}),
-        "with_peers": any(subject.facts["peer"] for _, subject in subjects),
-        "class_tables": list(class_tables(found)),
-        "pictures": list(pictures(documents, found, kept)),
-        "left_out": sum(len(document.facts["pictures"]) for document in documents) - sum(kept),
-        "disturbed": [(document.name, flags) for document in documents if (flags := disturbances(document))],
-        "levels": LEVELS,
-        "runtimes": RUNTIMES,
-        "standings": STANDINGS,
-    }
+    return Contents(
+        documents=documents,
+        groups=found,
+        subjects=subjects,
+        table=list(table(found)),
+        verdicts=verdicts,
+        across=across(verdicts) if comparable_by_miou([each for _, each in subjects], documents) else None,
+        shown=shown(found, documents),
+        precisions=sorted({subject.facts.precision or "other" for _, subject in subjects}),
+        with_peers=any(subject.facts.peer for _, subject in subjects),
+        class_tables=list(class_tables(found)),
+        pictures=list(pictures(documents, found, kept)),
+        left_out=sum(len(document.result.pictures) for document in documents) - sum(kept),
+        disturbed=[(document.name, flags) for document in documents if (flags := disturbances(document))],
+    )
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
@@ -347,6 +386,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "points": numbers.points,
     "interval": numbers.interval,
     "plain": plain,
+    "fields": fields,
     "spaced": spaced,
 }
 HELPERS: Mapping[str, Callable[..., Any]] = {

@@ -304,19 +304,23 @@ def swatch(colour: Sequence[int]) -> Html:
 
 
 def steps(found: Sequence[tuple[float, float]], *, limit: float | None, loss: str, unit: str) -> Html:
-    """(share of the work that is narrow, loss) of every step, and the line that the budget draws."""
+    """Every step as (share of the work in low precision, loss), and the budget as a line."""
     chart = Chart("Search", loss, percent=False, width=480, height=240)
     floor = chart.height - BOTTOM
     x = _axis([share for share, _ in found], LEFT, chart.width - RIGHT)
     y = _axis([0.0, *(lost for _, lost in found), *([] if limit is None else [limit])], floor - 6, TOP + 4)
     path = "M" + "L".join(f"{_short(x.at(share))} {_short(y.at(lost))}" for share, lost in found)
     dots = [
-        mark(Point(0, 0, "", f"step {index}: {share:.1%} narrow, {lost:.3g}{unit}", 0, "fp32"), x.at(share), y.at(lost))
+        mark(
+            Point(0, 0, "", f"step {index}: {share:.1%} in low precision, {lost:.3g}{unit}", 0, "fp32"),
+            x.at(share),
+            y.at(lost),
+        )
         for index, (share, lost) in enumerate(found)
     ]
     lines = [*_step_axes(x, y, chart, unit), tag("path", d=path, class_="trail")]
     last = found[-1]
-    label = f"{len(found)} steps; the last: {last[0]:.1%} of the work narrow, {loss} {last[1]:.3g}{unit}"
+    label = f"{len(found)} steps; the last: {last[0]:.1%} of the work in low precision, {loss} {last[1]:.3g}{unit}"
     return _svg(chart.width, chart.height, *lines, *_budget(limit, y, chart), *dots, label=label)
 
 
@@ -330,7 +334,7 @@ def _step_axes(x: Axis, y: Axis, chart: Chart, unit: str) -> Iterator[Html]:
         yield tag("text", f"{tick:.3g}{unit}", x=LEFT - 6, y=y.at(tick) + 4, text_anchor="end")
     middle = (LEFT + chart.width - RIGHT) / 2
     yield tag("line", x1=LEFT, x2=chart.width - RIGHT, y1=floor, y2=floor, class_="axis")
-    yield tag("text", "convolution work in the narrow type", x=middle, y=floor + 34, text_anchor="middle", class_="of")
+    yield tag("text", "convolution work in low precision", x=middle, y=floor + 34, text_anchor="middle", class_="of")
 
 
 def _budget(limit: float | None, y: Axis, chart: Chart) -> Iterator[Html]:

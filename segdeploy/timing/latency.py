@@ -1,4 +1,4 @@
-"""Honest timing: warm, interleaved in random order, as long as it takes, with intervals instead of a mean."""
+"""Timing: tasks are warmed up and run interleaved, in random order, until the intervals of their medians are narrow."""
 
 import dataclasses
 import os
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segdeploy import images
 from segdeploy.engines import Engine
 from segdeploy.spec import Spec
+from segdeploy.timing.result_types import Latency, Ratio, Summary
 
 RESAMPLES = 2000
 CONFIDENCE = (2.5, 97.5)  # percentiles: a 95 % interval
@@ -41,8 +42,8 @@ class Effort:
     limit_s: float = 60.0
 
 
-class Draws(Protocol):
-    """What of an engine `image_to_mask` needs."""
+class Classifier(Protocol):
+    """The part of an engine that `image_to_mask` needs."""
 
     @property
     def spec(self) -> Spec: ...
@@ -61,7 +62,7 @@ def device(engine: Engine, batch: NDArray[np.uint8]) -> Task | None:
     return lambda: (engine.device_ms(batch, runs=1) or [0.0])[0]
 
 
-def image_to_mask(engine: Draws, files: Sequence[Path]) -> Task:
+def image_to_mask(engine: Classifier, files: Sequence[Path]) -> Task:
     """From image files to encoded masks: read, resize, engine, resize back, encode.
 
     One batch after the other; its files are read and its masks written by as many threads as there are cores.
@@ -165,11 +166,10 @@ def median_interval(samples_ms: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ratio(ms: Sequence[float], reference_ms: Sequence[float]) -> dict[str, Any]:
-    """The median of one task over another run by run, with its 95 % interval: what slows a run slows both."""
+def ratio(ms: Sequence[float], reference_ms: Sequence[float]) -> Ratio:
+    """The time of one task over that of another, divided run by run: what slows a run slows both."""
     each = np.asarray(ms) / np.asarray(reference_ms)
-    low, high = median_interval(list(each))
-    return {"ratio": float(np.median(each)), "interval": [low, high]}
+    return Ratio(ratio=float(np.median(each)), interval=median_interval(list(each)))
 
 
 def _blocks(count: int) -> NDArray[np.int64]:
@@ -183,20 +183,15 @@ def _blocks(count: int) -> NDArray[np.int64]:
     return ((starts + np.arange(length)) % count).reshape(RESAMPLES, -1)[:, :count]
 
 
-def summary(samples_ms: Sequence[float], *, batch: int, half_width_at_most: float = HALF_WIDTH) -> dict[str, Any]:
+def summary(samples_ms: Sequence[float], *, batch: int, half_width_at_most: float = HALF_WIDTH) -> Summary:
     """Latency of one call over the batch, and images a second by its median."""
-    p50, p90, p95, p99 = np.percentile(samples_ms, [50, 90, 95, 99])
-    return {
-        "runs": len(samples_ms),
-        "images_per_s": 1000 * batch / max(float(p50), LEAST_MS),
-        "latency_ms": {
-            "min": float(np.min(samples_ms)),
-            "mean": float(np.mean(samples_ms)),
-            "median": float(p50),
-            "p90": float(p90),
-            "p95": float(p95),
-            "p99": float(p99),
-        },
-        "median_interval": list(median_interval(samples_ms)),
-        "noisy": half_width(samples_ms) > half_width_at_most,
-    }
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, [50, 90, 95, 99]))
+    return Summary(
+        runs=len(samples_ms),
+        images_per_s=1000 * batch / max(p50, LEAST_MS),
+        latency_ms=Latency(
+            min=float(np.min(samples_ms)), mean=float(np.mean(samples_ms)), median=p50, p90=p90, p95=p95, p99=p99
+        ),
+        median_interval=median_interval(samples_ms),
+        noisy=half_width(samples_ms) > half_width_at_most,
+    )

@@ -1,22 +1,21 @@
-"""Where the time goes, under the names that the layers have in our networks."""
+"""The time of each layer in a call, under the names that the layers have in our networks."""
 
 import importlib.util
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import engines
 from segdeploy.artifact import Artifact
-from segdeploy.engines import RUN, RunOptions
-from segdeploy.engines._layers import NodeTime
+from segdeploy.engines import RUN, NodeTime, ProfilingModule, RunOptions
+from segdeploy.timing.result_types import LayerTime
 
 if TYPE_CHECKING:
     import onnx
 
-    from segdeploy.engines._base import ProfilingModule
     from segdeploy.graphs.graph import Graph
 
 RUNTIME_LAYER = "(runtime)"  # what serves no layer that can be named
@@ -25,44 +24,44 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 def profile(
     file: Artifact, *, runtime: str, device: str, images: NDArray[np.uint8], runs: int, options: RunOptions = RUN
-) -> list[dict[str, Any]] | None:
-    """Mean milliseconds of a call over (N, H, W, 3) by layer, the slowest first; None where the runtime cannot say.
+) -> tuple[LayerTime, ...] | None:
+    """The mean time of each layer in a call over (N, H, W, 3), the slowest first; None where the runtime cannot say.
 
-    `op`: what the runtime ran for the layer, the slowest first. The network is opened once more for it: taking the
-    time of each node costs time, and no engine that is timed pays it.
+    The network is opened once more for it: to time each node slows the whole network down, and would slow the engine
+    whose latency is measured.
     """
     module = engines.modules()[runtime]
     if not hasattr(module, "layer_ms"):
         return None
     profiling = cast("ProfilingModule", module)
     nodes = profiling.layer_ms(file, device=device, images=images, runs=runs, options=options)
-    return None if nodes is None else by_layer(nodes, _Names(_graph(file)))
+    return None if nodes is None else by_layer(nodes, LayerNames(_graph(file)))
 
 
-def by_layer(nodes: Sequence[NodeTime], names: "_Names") -> list[dict[str, Any]]:
-    """Sum what a runtime says of its nodes under the layers they are part of, or serve."""
+def by_layer(nodes: Sequence[NodeTime], names: "LayerNames") -> tuple[LayerTime, ...]:
+    """Sum the times of a runtime's nodes under the layers they are part of, or serve; the operators slowest first."""
     found = _serving(nodes, {node.name: names.layer(node) for node in nodes})
     kinds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for node in nodes:
         if node.ms > 0:
             kinds[found[node.name] or RUNTIME_LAYER][node.kind] += node.ms
     total = sum(sum(each.values()) for each in kinds.values())
-    rows = [
-        {
-            "layer": layer,
-            "op": " + ".join(sorted(each, key=lambda kind: -each[kind])),
-            "ms": sum(each.values()),
-            "share": sum(each.values()) / total,
-        }
+    found_times = [
+        LayerTime(
+            layer=layer,
+            op=" + ".join(sorted(each, key=lambda kind: -each[kind])),
+            ms=sum(each.values()),
+            share=sum(each.values()) / total,
+        )
         for layer, each in kinds.items()
     ]
-    return sorted(rows, key=lambda row: -float(row["ms"]))
+    return tuple(sorted(found_times, key=lambda each: -each.ms))
 
 
 def _serving(nodes: Sequence[NodeTime], layers: Mapping[str, str | None]) -> dict[str, str | None]:
-    """A runtime's own node, such as a change of layout, serves the layer that reads it; the last ones, what they read.
+    """The layer of every node. One that a runtime adds, such as a change of layout, serves the layer that reads it.
 
-    A change of layout that is read by two layers is done for the first.
+    Where two layers read it, it serves the first; where none does, at the end of a network, the layer that it reads.
     """
     found = dict(layers)
     readers: defaultdict[str, list[str]] = defaultdict(list)
@@ -80,8 +79,8 @@ def _first(layers: Mapping[str, str | None], names: Sequence[str]) -> str | None
     return next((layer for name in names if (layer := layers.get(name)) is not None), None)
 
 
-class _Names:
-    """Of whatever a runtime calls a node, the layer; the graph tells tensors from layers."""
+class LayerNames:
+    """Finds the layer of a node by the names that a runtime gives it; the graph tells the names of tensors."""
 
     def __init__(self, graph: "Graph | None") -> None:
         self._graph = graph
@@ -96,7 +95,7 @@ class _Names:
         return str(ours[0].name).partition("/")[0] if ours else None
 
     def _of(self, name: str, kind: str) -> "onnx.NodeProto | None":
-        """The node of that name, or the one that makes that tensor; of what only changes a type, what it is for."""
+        """The node of that name, or the one that makes that tensor; for one that changes a type, the node it serves."""
         if self._graph is None:
             return None
         node = self._nodes.get(name) or self._graph.producer.get(name)
@@ -120,7 +119,9 @@ def _graph(file: Artifact) -> "Graph | None":
     """The graph, or the one a plan was built from; None where it is not here, or the onnx package is not."""
     path = file.path
     if file.kind == "plan":
-        path = path.parent / file.made_by["graph"]["path"]
+        if file.origin.graph is None:
+            return None
+        path = path.parent / file.origin.graph.path
     if importlib.util.find_spec("onnx") is None or not path.is_file():
         return None
     import onnx

@@ -1,4 +1,4 @@
-"""What a number was measured on, under which conditions, and with which code."""
+"""What was measured on: the machine, what disturbed it meanwhile, and the version of the code."""
 
 import contextlib
 import dataclasses
@@ -8,14 +8,16 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from segdeploy import engines
 from segdeploy._version import __version__
-from segdeploy.engines import _cuda
 from segdeploy.errors import SegdeployError
+from segdeploy.target import Gpu
+from segdeploy.timing.result_types import ClockRange, Conditions, GpuState, Machine
 
 PACKAGES = (
     "numpy",
@@ -32,7 +34,7 @@ PACKAGES = (
     "pycuda",
 )
 PROC, CPUS, CGROUP = Path("/proc"), Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup")
-MOST_STEAL = 0.02  # of the time: above it, a median moves by more than the 3 % its interval is narrowed to
+MOST_STEAL = 0.02  # of the time: above it, a median moves by more than half the width of its interval, 3 %
 MOST_OTHERS = 0.1  # of our processors' capacity: a desktop at rest takes less, a second job more
 # NVML's bits for a clock that something lowered; idle and the user's own settings are none of them.
 THROTTLES = {
@@ -44,18 +46,18 @@ THROTTLES = {
 }
 
 
-def describe() -> dict[str, Any]:
+def describe() -> Machine:
     """Processor, cores this process may use, memory, GPU, system and versions."""
-    return {
-        "processor": _processor(),
-        "cores": len(affinity()),
-        "affinity": affinity(),
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-        "gpu": _gpu(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "packages": versions(),
-    }
+    return Machine(
+        processor=_processor(),
+        cores=len(affinity()),
+        affinity=tuple(affinity()),
+        memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        gpu=_gpu(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        packages=versions(),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -80,15 +82,21 @@ def affinity() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def provenance() -> dict[str, str | None]:
-    """The version, and the commit of the checkout that the package runs from; null where it is installed apart."""
-    return {"version": __version__, "commit": _commit(Path(__file__).resolve().parents[2])}
+class Provenance(NamedTuple):
+    """The version of segdeploy, and the commit of the checkout that it runs from; None where it is installed."""
+
+    version: str
+    commit: str | None
+
+
+def provenance() -> Provenance:
+    return Provenance(__version__, _commit(Path(__file__).resolve().parents[2]))
 
 
 def _commit(root: Path) -> str | None:
-    """The short hash, with `+changes` where tracked files differ. A repository around the package is not the package's.
+    """The short hash, with `+changes` where tracked files differ; None where the package is no part of a repository.
 
-    A virtual environment lies inside a user's repository, and its packages are not tracked there.
+    A virtual environment may lie inside a user's repository, which does not track the packages in it.
     """
     tracked = _git(root, "ls-files", "segdeploy/__init__.py")
     commit = _git(root, "rev-parse", "--short", "HEAD") if tracked and (root / ".git").exists() else None
@@ -128,57 +136,52 @@ def nvml() -> Iterator[tuple[Any, Any] | None]:
         pynvml.nvmlShutdown()
 
 
-def _gpu() -> dict[str, Any] | None:
+def _gpu() -> Gpu | None:
     with nvml() as gpu:
         if gpu is not None:
             with contextlib.suppress(gpu[0].NVMLError):
                 return _nvml_facts(*gpu)
     try:
-        cuda = _cuda.connect()
+        return engines.gpu_here()
     except SegdeployError:
         return None
-    try:
-        with cuda.active():
-            return dataclasses.asdict(cuda.gpu())
-    except SegdeployError:
-        return None
-    finally:
-        cuda.close()
 
 
-def _nvml_facts(pynvml: Any, handle: Any) -> dict[str, Any]:  # noqa: ANN401 - an optional module
+def _nvml_facts(pynvml: Any, handle: Any) -> Gpu:  # noqa: ANN401 - an optional module
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return {
-        "name": _text(pynvml.nvmlDeviceGetName(handle)),
-        "compute_capability": f"{major}.{minor}",
-        "memory_mb": pynvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20,
-        "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-    }
+    version = pynvml.nvmlSystemGetCudaDriverVersion()
+    return Gpu(
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        compute_capability=f"{major}.{minor}",
+        memory_mb=pynvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20,
+        driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+        cuda=f"{version // 1000}.{version % 1000 // 10}",
+    )
 
 
 def _text(said: str | bytes) -> str:
     return said.decode() if isinstance(said, bytes) else said
 
 
-def _gpu_now() -> dict[str, Any] | None:
+def _gpu_now() -> GpuState | None:
     with nvml() as gpu:
         if gpu is None:
             return None
         pynvml, handle = gpu
         with contextlib.suppress(pynvml.NVMLError):
             reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-            return {
-                "clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-                "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-                "throttle_reasons": [reason for bit, reason in THROTTLES.items() if reasons & bit],
-            }
+            return GpuState(
+                clock_mhz=pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+                temperature_c=pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+                throttle_reasons=tuple(reason for bit, reason in THROTTLES.items() if reasons & bit),
+            )
     return None
 
 
 # Conditions
 
 
-class Conditions:
+class Observation:
     """What disturbed a block of measurements: `with conditions() as found: ...`, then `found.report()`."""
 
     def __enter__(self) -> Self:
@@ -191,40 +194,56 @@ class Conditions:
         self._seconds, self._after = time.perf_counter() - self._started, _counters()
         self._gpu = _gpu_now()  # while it is still warm and its clocks are what they were
 
-    def report(self) -> dict[str, Any]:
-        """Shares of the processors' time, in 0..1; null for what this system does not say. `flags`: what to doubt."""
-        facts = {**_differences(self._before, self._after, self._seconds), "gpu": self._gpu}
-        return {"seconds": self._seconds, **facts, "flags": _flags(facts)}
+    def report(self) -> Conditions:
+        """Shares of the processors' time, in 0..1; None for what this system does not say. `flags`: what to doubt."""
+        found = dataclasses.replace(_differences(self._before, self._after, self._seconds), gpu=self._gpu)
+        return dataclasses.replace(found, flags=tuple(disturbances(found)))
 
 
-def conditions() -> Conditions:
-    return Conditions()
+def conditions() -> Observation:
+    return Observation()
 
 
-Counters = Mapping[str, float | None]
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """What the system has counted until now, in seconds or times, and the clock in MHz; None where it does not say.
+
+    `total`, `steal` and `busy` are seconds of our processors: in all, taken by the host of a virtual machine, at work.
+    `own`: of this process and its children.
+    """
+
+    total: float | None
+    steal: float | None
+    busy: float | None
+    own: float
+    cgroup_throttled_s: float | None
+    thermal_throttles: float | None
+    clock_mhz: float | None
 
 
 def _counters() -> Counters:
-    """What the system has counted until now, in seconds or times; the clock in MHz."""
-    return {
-        **_processor_times(),
-        "own": sum(os.times()[:4]),
-        "cgroup_throttled_s": _cgroup_throttled_s(),
-        "thermal_throttles": _thermal_throttles(),
-        "clock_mhz": _clock_mhz(),
-    }
+    total, steal, busy = _processor_times()
+    return Counters(
+        total=total,
+        steal=steal,
+        busy=busy,
+        own=sum(os.times()[:4]),
+        cgroup_throttled_s=_cgroup_throttled_s(),
+        thermal_throttles=_thermal_throttles(),
+        clock_mhz=_clock_mhz(),
+    )
 
 
-def _processor_times() -> dict[str, float | None]:
-    """Seconds of our processors: in all, stolen by the host of a virtual machine, and at work."""
+def _processor_times() -> tuple[float, float, float] | tuple[None, None, None]:
+    """Seconds of our processors: in all, taken by the host of a virtual machine, and at work."""
     names = {f"cpu{number}" for number in affinity()}
     lines = [line.split() for line in (_read(PROC / "stat") or "").splitlines()]
     rows = [[int(field) / _ticks() for field in line[1:9]] for line in lines if line and line[0] in names]
     if not rows:
-        return {"total": None, "steal": None, "busy": None}
+        return None, None, None
     user, nice, system, idle, waiting, hard, soft, steal = (sum(column) for column in zip(*rows, strict=True))
     busy = user + nice + system + hard + soft
-    return {"total": busy + idle + waiting + steal, "steal": steal, "busy": busy}
+    return busy + idle + waiting + steal, steal, busy
 
 
 def _ticks() -> int:
@@ -265,36 +284,36 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _differences(before: Counters, after: Counters, seconds: float) -> dict[str, Any]:
-    def grown(key: str) -> float | None:
-        first, last = before[key], after[key]
-        return None if first is None or last is None else max(0.0, last - first)
-
-    total, steal, busy, own = (grown(key) for key in ("total", "steal", "busy", "own"))
+def _differences(before: Counters, after: Counters, seconds: float) -> Conditions:
+    total, steal = _grown(before.total, after.total), _grown(before.steal, after.steal)
+    busy, own = _grown(before.busy, after.busy), max(0.0, after.own - before.own)
     capacity = len(affinity()) * seconds
-    others = None if busy is None or own is None or not capacity else min(1.0, max(0.0, busy - own) / capacity)
-    clocks = [clock for clock in (before["clock_mhz"], after["clock_mhz"]) if clock is not None]
-    return {
-        "steal_share": None if steal is None or not total else steal / total,
-        "others_share": others,
-        "cgroup_throttled_s": grown("cgroup_throttled_s"),
-        "thermal_throttles": grown("thermal_throttles"),
-        "clock_mhz": {"min": min(clocks), "max": max(clocks)} if clocks else None,
-    }
+    clocks = [clock for clock in (before.clock_mhz, after.clock_mhz) if clock is not None]
+    return Conditions(
+        seconds=seconds,
+        steal_share=None if steal is None or not total else steal / total,
+        others_share=None if busy is None or not capacity else min(1.0, max(0.0, busy - own) / capacity),
+        cgroup_throttled_s=_grown(before.cgroup_throttled_s, after.cgroup_throttled_s),
+        thermal_throttles=_grown(before.thermal_throttles, after.thermal_throttles),
+        clock_mhz=ClockRange(min=min(clocks), max=max(clocks)) if clocks else None,
+    )
 
 
-def _flags(facts: Mapping[str, Any]) -> list[str]:
-    """A sentence for each disturbance; what is unknown disturbs nothing."""
-    found = []
-    if (facts["steal_share"] or 0) > MOST_STEAL:
-        found.append(f"{facts['steal_share']:.0%} of the processor time was taken by other guests of the host")
-    if (facts["others_share"] or 0) > MOST_OTHERS:
-        found.append(f"other processes took {facts['others_share']:.0%} of the processors")
-    if facts["cgroup_throttled_s"]:
-        found.append(f"the container's quota held its processes for {facts['cgroup_throttled_s']:.2f} s")
-    if facts["thermal_throttles"]:
-        found.append(f"the processor grew too hot {facts['thermal_throttles']:.0f} times and lowered its clock")
-    reasons = (facts["gpu"] or {}).get("throttle_reasons")
-    if reasons:
-        found.append(f"the GPU lowered its clock for {' and '.join(reasons)}")
-    return found
+def _grown(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else max(0.0, after - before)
+
+
+def disturbances(found: Conditions) -> list[str]:
+    """A sentence for each disturbance; what the system does not say is none."""
+    told = []
+    if found.steal_share is not None and found.steal_share > MOST_STEAL:
+        told.append(f"{found.steal_share:.0%} of the processor time was taken by other guests of the host")
+    if found.others_share is not None and found.others_share > MOST_OTHERS:
+        told.append(f"other processes took {found.others_share:.0%} of the processors")
+    if found.cgroup_throttled_s:
+        told.append(f"the container's quota held its processes for {found.cgroup_throttled_s:.2f} s")
+    if found.thermal_throttles:
+        told.append(f"the processor grew too hot {found.thermal_throttles:.0f} times and lowered its clock")
+    if found.gpu is not None and found.gpu.throttle_reasons:
+        told.append(f"the GPU lowered its clock for {' and '.join(found.gpu.throttle_reasons)}")
+    return told

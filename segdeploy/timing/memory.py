@@ -12,58 +12,76 @@ from typing import Any
 import numpy as np
 
 from segdeploy import artifact as artifacts
-from segdeploy import engines, signature
-from segdeploy.artifact import Artifact
+from segdeploy import engines, signature, typed_json
+from segdeploy.artifact import Artifact, Kind
 from segdeploy.checkpoints import checkpoint
-from segdeploy.engines import RUN, RunOptions
-from segdeploy.errors import SegdeployError
+from segdeploy.engines import RUN, Engine, RunOptions
+from segdeploy.errors import InvalidFileError, SegdeployError
 from segdeploy.spec import Spec
 from segdeploy.timing import machine
+from segdeploy.timing.result_types import Memory
 
 MB = 2**20
 CALLS = 2  # the second has all that the first had to make
 PATIENCE_S = 600  # the largest network builds its kernels in less
 STATUS = Path("/proc/self/status")
-MEASURES = "from segdeploy.benchmarks import memory; memory.main()"
+MEASURES = "from segdeploy.timing import memory; memory.main()"
 READ = {"checkpoint": checkpoint.read, "graph": artifacts.read, "plan": signature.read_manifest}
+REMEDY = "Measure it again: segdeploy bench"
 
 
-def peak(
-    file: Artifact, *, runtime: str, device: str, batch: int, options: RunOptions = RUN
-) -> dict[str, float | str | None]:
-    """MiB that opening an engine and classifying a batch twice takes at most; null with its reason where it fails.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the process of its own is to open and run, as JSON on its stdin; it answers with `Memory`."""
+
+    path: Path
+    kind: Kind
+    spec: Spec
+    runtime: str
+    device: str
+    batch: int
+    options: RunOptions
+
+
+def peak(file: Artifact, *, runtime: str, device: str, batch: int, options: RunOptions = RUN) -> Memory:
+    """MiB that opening an engine and classifying a batch twice takes at most; None with its reason where it fails.
 
     `host_peak_mb`: what the process grew by from before it imported the runtime. `device_peak_mb`: what the GPU's used
-    memory grew by, null where NVML (segdeploy[bench]) does not tell it; it counts whatever else starts meanwhile.
+    memory grew by, None where NVML (segdeploy[bench]) does not tell it; it counts whatever else starts meanwhile.
     """
-    asked = {
-        "path": str(file.path.resolve()),
-        "kind": file.kind,
-        "spec": file.spec.to_json(),
-        "runtime": runtime,
-        "device": device,
-        "batch": batch,
-        "options": dataclasses.asdict(options),
-    }
+    request = Request(
+        path=file.path.resolve(),
+        kind=file.kind,
+        spec=file.spec,
+        runtime=runtime,
+        device=device,
+        batch=batch,
+        options=options,
+    )
     try:
         done = subprocess.run(  # noqa: S603 - this very program
             [sys.executable, "-c", MEASURES],
-            input=json.dumps(asked),
+            input=typed_json.to_text(request).decode(),
             capture_output=True,
             text=True,
             check=False,
             timeout=PATIENCE_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _unknown(f"its process did not end: {error}")
-    if done.returncode != 0:
-        return _unknown(_reason(done))
-    found: dict[str, float | str | None] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        return Memory(reason=f"its process did not end: {error}")
+    return _answer(done)
 
 
-def _unknown(reason: str) -> dict[str, float | str | None]:
-    return {"host_peak_mb": None, "device_peak_mb": None, "reason": reason}
+def _answer(done: "subprocess.CompletedProcess[str]") -> Memory:
+    """The last line of what the process wrote, for a runtime may write there too."""
+    if done.returncode != 0 or not done.stdout.strip():
+        return Memory(reason=_reason(done))
+    where = "the answer of the process that measures memory"
+    try:
+        document = typed_json.parse(done.stdout.splitlines()[-1], where=where, remedy=REMEDY)
+        return typed_json.convert(document, Memory, where=where, remedy=REMEDY)
+    except InvalidFileError as error:
+        return Memory(reason=error.what)
 
 
 def _reason(done: "subprocess.CompletedProcess[str]") -> str:
@@ -74,28 +92,32 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def main() -> None:
-    """The process of its own: a request on stdin, the answer on stdout."""
+    """The process of its own: a request on stdin, the answer in one line on stdout."""
     try:
-        print(json.dumps(_measured(json.load(sys.stdin))))  # noqa: T201 - that is the answer
+        document = typed_json.parse(sys.stdin.read(), where="the request", remedy=REMEDY)
+        answer = _measured(typed_json.convert(document, Request, where="the request", remedy=REMEDY))
     except SegdeployError as error:
-        print(json.dumps(_unknown(error.what)))  # noqa: T201
+        answer = Memory(reason=error.what)
+    print(json.dumps(typed_json.to_builtins(answer)))  # noqa: T201 - that is the answer
 
 
-def _measured(asked: dict[str, Any]) -> dict[str, float | str | None]:
-    found = READ[asked["kind"]](Path(asked["path"]))
-    file = dataclasses.replace(found, spec=Spec.from_json(asked["spec"]))
-    images = np.zeros((asked["batch"], file.spec.height, file.spec.width, 3), np.uint8)
-    options = RunOptions(**asked["options"])
+def _measured(request: Request) -> Memory:
+    file = dataclasses.replace(READ[request.kind](request.path), spec=request.spec)
+    images = np.zeros((request.batch, file.spec.height, file.spec.width, 3), np.uint8)
     with machine.nvml() as gpu:
         before, on_device, most = _resident_mb(), _used_mb(gpu), None
-        with engines.open_engine(file, runtime=asked["runtime"], device=asked["device"], options=options) as engine:
+        with _opened(file, request) as engine:
             for _ in range(CALLS):
                 engine.classify(images)
                 most = _used_mb(gpu)  # GPU runtimes keep what they took
     host = None if before is None else _peak_mb() - before
-    device = None if on_device is None or most is None or asked["device"] == "cpu" else most - on_device
+    device = None if on_device is None or most is None or request.device == "cpu" else most - on_device
     reason = None if host is not None else "this system does not say what a process has in memory."
-    return {"host_peak_mb": host, "device_peak_mb": device, "reason": reason}
+    return Memory(host_peak_mb=host, device_peak_mb=device, reason=reason)
+
+
+def _opened(file: Artifact, request: Request) -> Engine:
+    return engines.open_engine(file, runtime=request.runtime, device=request.device, options=request.options)
 
 
 def _resident_mb() -> float | None:

@@ -1,55 +1,94 @@
-"""What a benchmark found, in a file that keeps the engines that were timed: an earlier result can be run again."""
+"""Result files of `segdeploy bench --save`: read, saved, and the files that were timed kept to be run again."""
 
-import base64
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segdeploy import artifact, images, signature
+from segdeploy import artifact, signature, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.images import Colours
-from segdeploy.reporting import _document
 from segdeploy.spec import Spec
+from segdeploy.timing import earlier_results
+from segdeploy.timing.earlier_results import EARLIER_SCHEMA
+from segdeploy.timing.result_types import KIND, SCHEMA, Result, Subject
 
-KIND = "bench"
-SCHEMA = _document.SCHEMA
-LONGEST_SIDE = 512  # of a picture in a result
-SAME_WORK = ("model", "engine", "device", "height", "width", "classes")
-
-
-def read(path: Path) -> Mapping[str, Any]:
-    """A result as it was saved. Raise InvalidRequestError where there is none, InvalidFileError where it is no such."""
-    (document,) = _document.read_all([path])
-    return document.raw
+MOST_BYTES = 2**28
+AGAIN = "Write it again: segdeploy bench --save FILE"
 
 
-def save(document: Mapping[str, Any], path: Path, files: Mapping[str, Artifact]) -> None:
-    """Write a result, whole or not at all, and keep the files that were timed in a folder beside it.
+def read(path: Path) -> Result:
+    """A result, also one of the earlier schema.
+
+    Raise InvalidRequestError where there is no file, and InvalidFileError, with the field that is wrong, where it is
+    no result.
+    """
+    try:
+        text = artifact.bounded(path, MOST_BYTES)
+    except FileNotFoundError as error:
+        raise InvalidRequestError(f"there is no file {path}.", "Name one that segdeploy bench --save wrote.") from error
+    document = typed_json.parse(text, where=str(path), remedy=AGAIN)
+    if earlier := _schema(document, path) == EARLIER_SCHEMA:
+        document = earlier_results.result(document)
+    result = typed_json.convert(document, Result, where=str(path), remedy=AGAIN, partial=earlier)
+    _require_whole(result, path)
+    return result
+
+
+def _schema(document: object, path: Path) -> object:
+    """The schema, once it is of a result that this version reads."""
+    kind = document.get("kind", "unnamed") if isinstance(document, dict) else "unnamed"
+    if not isinstance(document, dict) or kind != KIND:
+        raise InvalidFileError(f"{path} is no result of segdeploy bench (its kind: {kind}).", AGAIN)
+    schema = document.get("schema")
+    if schema not in (EARLIER_SCHEMA, SCHEMA):
+        read = f"{EARLIER_SCHEMA} and {SCHEMA}"
+        raise InvalidFileError(f"{path} is of schema {schema}; this version reads {read}.", AGAIN)
+    return schema
+
+
+def _require_whole(result: Result, path: Path) -> None:
+    """Something was timed, every row has its subject, and every subject has a name of its own."""
+    if not result.rows:
+        raise InvalidFileError(f"{path} has no rows: nothing was timed.", AGAIN)
+    names = set[str]()
+    for subject in result.subjects:
+        if subject.id in names:
+            raise InvalidFileError(f"{path}: the subject {subject.id!r} occurs twice.", AGAIN)
+        names.add(subject.id)
+    for row in result.rows:
+        if row.subject not in names:
+            raise InvalidFileError(f"{path}: a row is of {row.subject!r}, which is no subject.", AGAIN)
+
+
+def save(result: Result, path: Path, files: Mapping[str, Artifact]) -> Result:
+    """Write a result, whole or not at all, and keep the files of its subjects, by their ids, in a folder beside it.
 
     They are links to the same bytes where the file system can: segdeploy never changes a file, it writes another.
+    Return the result as it was written, which says where each file lies.
     """
     folder = path.with_name(f"{path.name}.files")
     places = {name: _keep(file, folder) for name, file in files.items()}
-    for subject in document["subjects"]:
-        subject["kept"] = os.path.relpath(places[subject["id"]], path.parent)
-    artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
+    subjects = (
+        dataclasses.replace(subject, kept=os.path.relpath(places[subject.id], path.parent))
+        for subject in result.subjects
+    )
+    written = dataclasses.replace(result, subjects=tuple(subjects))
+    artifact.write_atomically(path, typed_json.to_text(written))
     in_use = {place.parent.name for place in places.values()}
     for left in folder.iterdir():
         if left.name not in in_use:
             shutil.rmtree(left, ignore_errors=True)
+    return written
 
 
 def _keep(file: Artifact, folder: Path) -> Path:
-    """A file, its manifest and signature, under its sha256 and under its own name, which a plan must bear."""
+    """A copy of a file, its manifest and signature: in a folder named by its sha256, under its own name.
+
+    A plan has to keep its name: it says what the plan is for.
+    """
     place = folder / file.sha256[:16] / file.path.name
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -69,53 +108,34 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def kept(subject: Mapping[str, Any], path: Path, spec: Spec) -> Artifact:
-    """The file that an earlier result timed, once it is still the same."""
-    if "kept" not in subject:
-        raise InvalidRequestError(f"{path} kept no file of {subject['id']}.", "Save it again: segdeploy bench --save")
-    place = path.parent / subject["kept"]
+def kept(subject: Subject, path: Path, spec: Spec) -> Artifact:
+    """The file that the result at `path` kept of a subject, once its sha256 is still the same."""
+    if subject.kept is None:
+        raise InvalidRequestError(f"{path} kept no file of {subject.id}.", "Save it again: segdeploy bench --save")
+    place = path.parent / subject.kept
     if not place.is_file():
         raise InvalidRequestError(f"{place} is gone.", "Save it again: segdeploy bench --save FILE")
     if place.suffix == ".safetensors":
         found = dataclasses.replace(checkpoint.read(place), spec=spec)
     else:
         found = artifact.read(place)
-    if found.sha256 != subject["sha256"]:
+    if found.sha256 != subject.sha256:
         raise InvalidFileError(f"{place} is not the file that was timed.", "Save it again: segdeploy bench --save FILE")
     return found
 
 
-def require_same_work(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def require_same_work(then: Subject, now: Subject) -> None:
     """Raise InvalidRequestError where two subjects do not do the same work."""
-    for key in SAME_WORK:
-        if then.get(key) != now[key]:
-            raise InvalidRequestError(
-                f"{key} was {then.get(key)}, is {now[key]}.", "Compare engines of the same network and size."
-            )
-
-
-def drawn(
-    photo: NDArray[np.uint8],
-    truth: NDArray[np.uint8] | None,
-    masks: Mapping[str, NDArray[np.uint8]],
-    colours: Colours,
-) -> dict[str, Any]:
-    """(H0, W0, 3) photo and (H0, W0) class maps, made smaller and encoded for a page."""
-    height, width, _ = photo.shape
-    scale = min(1.0, LONGEST_SIDE / max(height, width))
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
-
-    def mask(class_map: NDArray[np.uint8]) -> str:
-        return _text(images.mask_png(images.to_photo_size(class_map, height=height, width=width), colours))
-
-    return {
-        "height": height,
-        "width": width,
-        "photo": _text(images.jpeg(images.to_network_size(photo, height=height, width=width))),
-        "truth": None if truth is None else mask(truth),
-        "masks": {name: mask(class_map) for name, class_map in masks.items()},
+    facts = {
+        "model": (then.model, now.model),
+        "engine": (then.engine, now.engine),
+        "device": (then.device, now.device),
+        "height": (then.height, now.height),
+        "width": (then.width, now.width),
+        "classes": (then.classes, now.classes),
     }
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    for name, (before, after) in facts.items():
+        if before != after:
+            raise InvalidRequestError(
+                f"{name} was {before}, is {after}.", "Compare engines of the same network and size."
+            )

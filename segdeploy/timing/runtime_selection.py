@@ -1,20 +1,19 @@
 """Which runtime serves a precision on this machine, and why."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
 import numpy as np
 
-from segdeploy import artifact, engines, images
+from segdeploy import artifact, engines, images, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.errors import InvalidFileError, MissingRuntimeError, SegdeployError
 from segdeploy.progress import Progress
 from segdeploy.timing import latency, machine
 
-SCHEMA = 1
+SCHEMA: Final = 1
 RUNS = 5
 
 
@@ -28,12 +27,38 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class Selected:
     """A runtime on a device, and the reason for it in words."""
 
     runtime: str
     device: str
     why: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Machine:
+    """What of a machine decides which runtime is the faster."""
+
+    processor: str
+    cores: int
+    packages: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Key:
+    """What a timing holds for: these graphs (runtime to sha256), on such a machine."""
+
+    graphs: Mapping[str, str]
+    machine: _Machine
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """The file beside a graph: the median of one image in each runtime, in ms."""
+
+    schema: Literal[1] = SCHEMA
+    key: _Key
+    ms: Mapping[str, float]
 
 
 def candidates(device: str = "auto") -> list[Candidate]:
@@ -60,56 +85,57 @@ def _obstacle(module: engines.EngineModule, device: str) -> SegdeployError | Non
     return None
 
 
-def choose(found: Sequence[Candidate], file_for: Callable[[str], Artifact], *, progress: Progress) -> Choice:
-    """The best usable one. Where several serve the CPU they are timed once, and the result is kept beside the graph.
-
-    `file_for` gives what a runtime opens. Raise MissingRuntimeError with every obstacle where none is usable.
-    """
-    usable = [candidate for candidate in found if candidate.obstacle is None]
-    if not usable:
+def usable(found: Sequence[Candidate]) -> list[Candidate]:
+    """Those without an obstacle. Raise MissingRuntimeError, with every obstacle, where there is none."""
+    free = [candidate for candidate in found if candidate.obstacle is None]
+    if not free:
         obstacles = [f"{each.runtime} on {each.device}: {each.obstacle.what}" for each in found if each.obstacle]
         raise MissingRuntimeError(
             f"no runtime is usable here. {' '.join(obstacles)}", "Install one (segdeploy doctor), or give --device cpu."
         )
-    best = usable[0]
+    return free
+
+
+def without_timing(found: Sequence[Candidate]) -> Selected | None:
+    """The best of the usable ones, where that is plain; None where several serve the CPU and have to be timed."""
+    best = found[0]
     if best.device == "cuda":
-        return Choice(best.runtime, best.device, "the first of the runtimes for this GPU")
-    if len(usable) == 1:
-        return Choice(best.runtime, best.device, "the only runtime for the CPU that is installed")
-    files = {candidate.runtime: file_for(candidate.runtime) for candidate in usable}
-    return _faster(files, progress)
+        return Selected(best.runtime, best.device, "the first of the runtimes for this GPU")
+    if len(found) == 1:
+        return Selected(best.runtime, best.device, "the only runtime for the CPU that is installed")
+    return None
 
 
-def _faster(files: Mapping[str, Artifact], progress: Progress) -> Choice:
+def fastest(files: Mapping[str, Artifact], *, progress: Progress) -> Selected:
+    """The fastest on the CPU, by runtime the file that it opens; timed once, and kept beside the graph."""
     graph = next(iter(files.values()))
     record = graph.path.with_suffix(".choice.json")
-    key = {
-        "graphs": {runtime: file.sha256 for runtime, file in files.items()},
-        "machine": {fact: machine.describe()[fact] for fact in ("processor", "cores", "packages")},
-    }
+    facts = machine.describe()
+    key = _Key(
+        graphs={runtime: file.sha256 for runtime, file in files.items()},
+        machine=_Machine(facts.processor, facts.cores, facts.packages),
+    )
     ms = _kept(record, key)
     where = f"kept in {record}"
     if ms is None:
         ms = _timed(files, progress)
-        document = {"schema": SCHEMA, "key": key, "ms": ms}
         try:
-            artifact.write_atomically(record, (json.dumps(document, indent=1) + "\n").encode())
+            artifact.write_atomically(record, typed_json.to_text(_Record(key=key, ms=ms)))
         except InvalidFileError as error:
             where = f"not kept: {error.what.rstrip('.')}"
-    fastest = min(ms, key=lambda runtime: ms[runtime])
-    others = ", ".join(f"{runtime} {taken:.2f} ms" for runtime, taken in ms.items() if runtime != fastest)
-    return Choice(fastest, "cpu", f"{ms[fastest]:.2f} ms an image, {others}; {where}")
+    best = min(ms, key=lambda runtime: ms[runtime])
+    others = ", ".join(f"{runtime} {taken:.2f} ms" for runtime, taken in ms.items() if runtime != best)
+    return Selected(best, "cpu", f"{ms[best]:.2f} ms an image, {others}; {where}")
 
 
-def _kept(record: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
+def _kept(path: Path, key: _Key) -> Mapping[str, float] | None:
     """What was measured of the same graphs on such a machine, or None."""
     try:
-        document = json.loads(record.read_bytes())
-        if document["schema"] != SCHEMA or document["key"] != key or set(document["ms"]) != set(key["graphs"]):
-            return None
-        return {runtime: float(taken) for runtime, taken in document["ms"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        document = typed_json.parse(path.read_bytes(), where=str(path), remedy="")
+        record = typed_json.convert(document, _Record, where=str(path), remedy="")
+    except (OSError, SegdeployError):
         return None
+    return record.ms if record.key == key and set(record.ms) == set(key.graphs) else None
 
 
 def _timed(files: Mapping[str, Artifact], progress: Progress) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Samples for training: stretched to network size as in deployment, then flipped, scaled and cropped at random."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,32 +11,18 @@ from torch.utils.data import Dataset as TorchDataset
 
 from segdeploy import images
 from segdeploy.data import dataset
-from segdeploy.errors import InvalidRequestError
+from segdeploy.data.dataset import Picture
 from segdeploy.spec import Spec
+from segdeploy.training.options import Augmentation
 
 LARGEST_CACHE = 2_000_000_000  # bytes of decoded pairs kept in memory; larger data sets are read again every epoch
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Augmentation:
-    """`crop`: (height, width) of what the network sees in training; `scale`: the range the image is resized by."""
-
-    crop: tuple[int, int]
-    scale: tuple[float, float] = (0.75, 1.5)
-    flip_vertically: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scale[0] > self.scale[1]:
-            raise InvalidRequestError(
-                f"the scale range {self.scale[0]:g} to {self.scale[1]:g} is empty.", "Give the smaller number first."
-            )
-
-
 class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
     """(image uint8 (h, w, 3), truth int64 (h', w')); random by (seed, epoch, index) alone, so a run can be resumed."""
 
-    def __init__(self, samples: Sequence[dataset.Sample], spec: Spec, augmentation: Augmentation, *, seed: int) -> None:
+    def __init__(self, samples: Sequence[Picture], spec: Spec, augmentation: Augmentation, *, seed: int) -> None:
         self.samples = samples
         self.spec = spec
         self.augmentation = augmentation
@@ -67,10 +52,10 @@ class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
         return (self.pair(index) for index in range(len(self)))
 
 
-def _stretched(sample: dataset.Sample, spec: Spec) -> Pair:
+def _stretched(sample: Picture, spec: Spec) -> Pair:
     height, width = spec.height - 2 * spec.margin, spec.width - 2 * spec.margin
     photo = images.to_network_size(images.read(sample.image), height=height, width=width)
-    truth = dataset.read_truth(sample.mask, classes=len(spec.classes), ignore_index=spec.ignore_index)
+    truth = dataset.read_truth(sample.label, classes=len(spec.classes), ignore_index=spec.ignore_index)
     return photo, images.to_photo_size(truth, height=height, width=width)
 
 

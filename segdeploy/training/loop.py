@@ -19,50 +19,39 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segdeploy import artifact, images, metrics, models
+from segdeploy import artifact, images, metrics, models, typed_json
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.origin import Origin, TrainingOrigin
 from segdeploy.spec import Spec
 from segdeploy.training import losses
-from segdeploy.training.data import Augmentation, TrainingData
+from segdeploy.training.data import TrainingData
+from segdeploy.training.options import EpochRecord, TrainOptions
 
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
 POLY_POWER = 0.9
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """How to train. `learning_rate` falls to zero by (1 - t/T)^0.9, t the number of steps done."""
-
-    augmentation: Augmentation
-    epochs: int = 50
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    class_weights: str = "none"
-    seed: int = 0
-    workers: int = 0
-    device: str = "cpu"
-
-
 class TrainingProgress(Protocol):
-    """What the loop tells whoever watches; the command draws a bar from it."""
+    """What the training loop reports as it goes; the command draws its progress bar from it."""
 
     def steps(self, total: int, done: int) -> None: ...
     def step(self, *, epoch: int, loss: float, miou: float | None) -> None: ...
-    def epoch(self, record: Mapping[str, Any]) -> None: ...
+    def epoch(self, record: EpochRecord) -> None: ...
 
 
-def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: bool, progress: TrainingProgress) -> Path:
+def train(
+    data: dataset.Dataset, spec: Spec, options: TrainOptions, out: Path, *, resume: bool, progress: TrainingProgress
+) -> Path:
     """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`."""
-    run = _Run(data, spec, plan, out)
+    run = _Run(data, spec, options, out)
     first = run.resume() if resume else run.start()
     steps = len(run.loader)
-    progress.steps(plan.epochs * steps, first * steps)
+    progress.steps(options.epochs * steps, first * steps)
     with _tensorboard(out / "tensorboard" / spec.model, first + 1) as scalars:
-        for epoch in range(first, plan.epochs):
+        for epoch in range(first, options.epochs):
             record = run.epoch(epoch, progress)
             run.keep(epoch, record)
             scalars(record)
@@ -71,34 +60,34 @@ def train(data: dataset.Dataset, spec: Spec, plan: Plan, out: Path, *, resume: b
 
 
 class _Run:
-    def __init__(self, data: dataset.Dataset, spec: Spec, plan: Plan, out: Path) -> None:
-        self.spec, self.plan, self.data = spec, plan, data
+    def __init__(self, data: dataset.Dataset, spec: Spec, options: TrainOptions, out: Path) -> None:
+        self.spec, self.options, self.data = spec, options, data
         self.best_path = out / f"{spec.model}.safetensors"
         self.last_path = out / f"{spec.model}.last.safetensors"
         self.log_path = out / f"{spec.model}.log.jsonl"
         self.best = -math.inf
-        _require(plan.device)
+        _require(options.device)
         if not data.train:
             raise InvalidRequestError(
                 f"{data.root} has no training images: every one of them validates.",
                 "List fewer in val.txt, or bring more images.",
             )
-        if plan.batch > len(data.train):
+        if options.batch > len(data.train):
             raise InvalidRequestError(
-                f"{len(data.train)} training images do not fill one batch of {plan.batch}.",
+                f"{len(data.train)} training images do not fill one batch of {options.batch}.",
                 f"Give --batch {len(data.train)} or less, or more images.",
             )
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(options.seed)
         self.network = models.rebuild(spec)
         self.network.check_size(spec.height, spec.width)
-        self.network.check_size(*plan.augmentation.crop)
-        self.network.to(plan.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.input = models.deployed(self.network, spec).to(plan.device)
-        self.samples = TrainingData(data.train, spec, plan.augmentation, seed=plan.seed)
-        self.loader = DataLoader(self.samples, plan.batch, shuffle=True, drop_last=True, num_workers=plan.workers)
+        self.network.check_size(*options.augmentation.crop)
+        self.network.to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.input = models.deployed(self.network, spec).to(options.device)
+        self.samples = TrainingData(data.train, spec, options.augmentation, seed=options.seed)
+        self.loader = DataLoader(self.samples, options.batch, shuffle=True, drop_last=True, num_workers=options.workers)
         self.weights = self._class_weights()
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
 
     def start(self) -> int:
@@ -119,11 +108,7 @@ class _Run:
                 "Leave --resume out to start, or name the folder of the first run with --out.",
             )
         state = checkpoint.read(self.last_path)
-        if different := _differences(state, self.spec, self.plan):
-            raise InvalidFileError(
-                f"{self.last_path} was made with other options: {different}.",
-                "Resume with the options of the first run.",
-            )
+        done, self.best = _resumable(state, self.spec, self.options)
         tensors = checkpoint.tensors(self.last_path)
         momentum = {
             name.removeprefix(checkpoint.MOMENTUM): tensors.pop(name)
@@ -132,67 +117,62 @@ class _Run:
         }
         checkpoint.load_into(self.network, tensors, self.last_path)
         _restore(self.optimiser, momentum)
-        self.best = state.made_by["best"]
-        done = int(state.made_by["epoch"])
         lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
         artifact.write_atomically(self.log_path, "".join(lines[:done]).encode())
         return done
 
-    def epoch(self, epoch: int, progress: TrainingProgress) -> dict[str, Any]:
+    def epoch(self, epoch: int, progress: TrainingProgress) -> EpochRecord:
         """One pass over the training images and one over the validation images."""
         started = time.monotonic()
-        torch.manual_seed(int(np.random.SeedSequence((self.plan.seed, epoch)).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence((self.options.seed, epoch)).generate_state(1)[0]))
         self.samples.epoch = epoch
         self.network.train()
         counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
         total = 0.0
         for step, (photos, truth) in enumerate(self.loader):
             self._set_learning_rate(epoch * len(self.loader) + step)
-            loss, predicted = self._step(photos.to(self.plan.device), truth.to(self.plan.device))
+            loss, predicted = self._step(photos.to(self.options.device), truth.to(self.options.device))
             counts += self._confusion(truth.numpy().astype(np.uint8), predicted)
             total += loss
             progress.step(epoch=epoch + 1, loss=total / (step + 1), miou=metrics.miou(counts))
         val = self.validate()
-        return {
-            "epoch": epoch + 1,
-            "loss": total / len(self.loader),
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "train_miou": metrics.miou(counts),
-            "val_miou": metrics.miou(val),
-            "val_pixel_accuracy": metrics.pixel_accuracy(val),
-            "seconds": round(time.monotonic() - started, 2),
-        }
+        return EpochRecord(
+            epoch=epoch + 1,
+            loss=total / len(self.loader),
+            learning_rate=self.optimiser.param_groups[0]["lr"],
+            train_miou=metrics.miou(counts),
+            val_miou=metrics.miou(val),
+            val_pixel_accuracy=metrics.pixel_accuracy(val),
+            seconds=round(time.monotonic() - started, 2),
+        )
 
     def validate(self) -> metrics.Confusion:
         """Confusion at the size of the labels, as `segdeploy eval` measures it."""
         self.network.eval()
         counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
         for sample in self.data.val:
-            truth = dataset.read_truth(sample.mask, classes=len(counts), ignore_index=self.spec.ignore_index)
+            truth = dataset.read_truth(sample.label, classes=len(counts), ignore_index=self.spec.ignore_index)
             photo = images.prepared(images.read(sample.image), self.spec)
             with torch.inference_mode():
-                class_map = self.input(torch.from_numpy(photo[None]).to(self.plan.device))[0].cpu().numpy()
+                class_map = self.input(torch.from_numpy(photo[None]).to(self.options.device))[0].cpu().numpy()
             counts += self._confusion(truth, images.to_photo_size(class_map, height=len(truth), width=truth.shape[1]))
         return counts
 
-    def keep(self, epoch: int, record: Mapping[str, Any]) -> None:
+    def keep(self, epoch: int, record: EpochRecord) -> None:
         """Log, best and last, in that order: whatever is cut off is made again by `resume`."""
         with self.log_path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
-        score = record["val_miou"] if record["val_miou"] is not None else -record["loss"]
-        made_by = {
-            "command": "train",
-            "version": __version__,
-            "made_at": artifact.now(),
-            "epoch": epoch + 1,
-            "val_miou": record["val_miou"],
-            "plan": _json(self.plan),
-        }
+            log.write(json.dumps(typed_json.to_builtins(record)) + "\n")
+        score = record.val_miou if record.val_miou is not None else -record.loss
+        training = TrainingOrigin(epoch=epoch + 1, val_miou=record.val_miou, plan=_json(self.options))
         if score > self.best:
             self.best = score
-            checkpoint.save(self.best_path, self.network.state_dict(), self.spec, made_by=made_by)
+            self._save(self.best_path, self.network.state_dict(), training)
         everything = {**self.network.state_dict(), **_momentum(self.optimiser)}
-        checkpoint.save(self.last_path, everything, self.spec, made_by={**made_by, "best": self.best})
+        self._save(self.last_path, everything, dataclasses.replace(training, best=self.best))
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], training: TrainingOrigin) -> None:
+        origin = Origin(command="train", version=__version__, training=training)
+        checkpoint.save(path, tensors, self.spec, origin=origin, made_at=artifact.now())
 
     def _step(self, photos: Tensor, truth: Tensor) -> tuple[float, metrics.ClassMap]:
         x = self.input.normalised(photos).contiguous(memory_format=torch.channels_last)
@@ -203,7 +183,7 @@ class _Run:
         if not torch.isfinite(loss):
             raise InvalidRequestError(
                 f"the training has diverged: the loss is {float(loss.detach())}.",
-                f"Start anew with --learning-rate below {self.plan.learning_rate:g}.",
+                f"Start anew with --learning-rate below {self.options.learning_rate:g}.",
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -228,17 +208,17 @@ class _Run:
         return metrics.confusion(truth, predicted, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index)
 
     def _set_learning_rate(self, step: int) -> None:
-        left = 1 - step / (self.plan.epochs * len(self.loader))
+        left = 1 - step / (self.options.epochs * len(self.loader))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.learning_rate * left**POLY_POWER
+            group["lr"] = self.options.learning_rate * left**POLY_POWER
 
     def _class_weights(self) -> Tensor | None:
-        if self.plan.class_weights == "none":
+        if self.options.class_weights == "none":
             return None
         truths = (truth for _, truth in self.samples.pairs())
         K, ignored = len(self.spec.classes), self.spec.ignore_index
         weights = losses.median_frequency(*losses.class_pixels(truths, classes=K, ignore_index=ignored))
-        return torch.from_numpy(weights).float().to(self.plan.device)
+        return torch.from_numpy(weights).float().to(self.options.device)
 
 
 def _require(device: str) -> None:
@@ -249,18 +229,26 @@ def _require(device: str) -> None:
         )
 
 
-def _differences(state: artifact.Artifact, spec: Spec, plan: Plan) -> str:
-    """`epochs 4, now 2; ...`: what keeps a run from being resumed."""
-    if "best" not in state.made_by:
-        return "it is no file of --resume"
-    before = {**dataclasses.asdict(state.spec), **state.made_by.get("plan", {})}
-    now = {**dataclasses.asdict(spec), **_json(plan)}
-    return "; ".join(f"{key} {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key])
+def _resumable(state: artifact.Artifact, spec: Spec, options: TrainOptions) -> tuple[int, float]:
+    """The number of epochs done and the best score. Raise InvalidFileError where the run had other options."""
+    training = state.origin.training
+    if training is None or training.best is None:
+        different = "it is no file of --resume"
+    else:
+        before = {**dataclasses.asdict(state.spec), **training.plan}
+        now = {**dataclasses.asdict(spec), **_json(options)}
+        changed = [key for key in now if before.get(key) != now[key]]
+        different = "; ".join(f"{key} {before.get(key)}, now {now[key]}" for key in changed)
+        if not different:
+            return training.epoch, training.best
+    raise InvalidFileError(
+        f"{state.path} was made with other options: {different}.", "Resume with the options of the first run."
+    )
 
 
-def _json(plan: Plan) -> Any:  # noqa: ANN401 - a JSON value
-    """The plan as it reads back from a checkpoint."""
-    return json.loads(json.dumps(dataclasses.asdict(plan)))
+def _json(options: TrainOptions) -> Any:  # noqa: ANN401 - a JSON value
+    """The options as they read back from a checkpoint."""
+    return json.loads(json.dumps(dataclasses.asdict(options)))
 
 
 def _momentum(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -279,7 +267,7 @@ def _restore(optimiser: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -
 
 
 @contextlib.contextmanager
-def _tensorboard(folder: Path, first_epoch: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def _tensorboard(folder: Path, first_epoch: int) -> Iterator[Callable[[EpochRecord], None]]:
     """Scalars by epoch for TensorBoard where it is installed, in place of an earlier run's from `first_epoch` on."""
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
@@ -288,9 +276,9 @@ def _tensorboard(folder: Path, first_epoch: int) -> Iterator[Callable[[Mapping[s
         return
     with SummaryWriter(str(folder), purge_step=first_epoch) as writer:
 
-        def scalars(record: Mapping[str, Any]) -> None:
-            for name, value in record.items():
+        def scalars(record: EpochRecord) -> None:
+            for name, value in dataclasses.asdict(record).items():
                 if value is not None and name != "epoch":
-                    writer.add_scalar(name, value, record["epoch"])
+                    writer.add_scalar(name, value, record.epoch)
 
         yield scalars

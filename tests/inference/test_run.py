@@ -12,60 +12,41 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from conftest import COMMAND, SPEC, Run, as_ordinary_user, photograph, photographs
+from conftest import COMMAND, SPEC, Run, photograph, photographs
+from inference_folders import ORT, WITH_OVERLAYS, below, found, indices, segment, written
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segdeploy import images, making
+from segdeploy import images, typed_json
 from segdeploy.engines import Engine
-from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.inference import run
+from segdeploy.errors import InvalidFileError
+from segdeploy.inference.report import EngineUsed, Failure, OutputFolder
+from segdeploy.spec import Precision
 
 MANY = 400
 LARGEST_GROWTH, GROWTH_MB = 1.10, 16  # of the memory above the loaded engine, whichever allows more
 
-ORT = ("--engine", "ort:fp32")
 MEMORY = """
 import sys
 from pathlib import Path
-from segdeploy import making
-from segdeploy.inference import run
+from segdeploy import api
+from segdeploy.inference import run, sources
 from segdeploy.engines import RunOptions
 
 def peak_mb():  # of this program alone: getrusage counts what the parent held before
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
-with making.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as engine:
-    sources, _ = run.find([sys.argv[1]], leave_out=Path("masks"))
-    run.run(engine, sources[:1], Path("masks"), overlay=False, done=lambda: None)
+with api.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as engine:
+    images, _ = sources.find([sys.argv[1]], leave_out=Path("masks"))
+    run.run(engine, images[:1], Path("masks"), done=lambda: None)
     before = peak_mb()
-    assert run.run(engine, sources, Path("masks"), overlay=False, done=lambda: None).done == len(sources)
+    assert run.run(engine, images, Path("masks"), done=lambda: None).done == len(images)
     print(peak_mb() - before)
 """
-
-
-def segment(*inputs: str, out: str = "masks", overlay: bool = False) -> dict[str, Any]:
-    return making.infer(inputs, out=Path(out), model="unet", engine="ort:fp32", overlay=overlay)
-
-
-def below(folder: str | Path) -> list[str]:
-    """Every file, relative to the folder."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir())
-
-
-def found(*inputs: str, out: str = "masks") -> tuple[list[str], int]:
-    sources, skipped = run.find(inputs, leave_out=Path(out))
-    return [str(source.relative) for source in sources], skipped
-
-
-def indices(mask: Path) -> NDArray[np.uint8]:
-    with Image.open(mask) as image:
-        return np.array(image)
 
 
 def links(folder: Path, count: int, *, height: int, width: int) -> Path:
@@ -102,231 +83,6 @@ def cut_off(signal_number: int, *, after: int) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-# What is taken
-
-
-def test_a_folder_is_taken_with_all_below_it_in_order(workspace: Path) -> None:
-    photographs(workspace / "photos", "b.jpg", "a.PNG", "sub/deep/c.webp", "sub/a.tif")
-    (workspace / "photos/notes.txt").write_text("no list: it lies in a folder")
-    (workspace / "photos/sub/noending").write_text("")
-    assert found("photos") == (["a.PNG", "b.jpg", "sub/a.tif", "sub/deep/c.webp"], 2)
-
-
-def test_a_file_is_taken_by_its_name(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "sub/b.jpg")
-    assert found("photos/sub/b.jpg") == (["b.jpg"], 0)
-
-
-def test_a_glob_keeps_the_paths_below_what_the_files_share(workspace: Path) -> None:
-    photographs(workspace / "photos", "one/a.jpg", "two/b.jpg", "two/c.png", "two/deep/d.jpg")
-    assert found("photos/*/*.jpg") == (["one/a.jpg", "two/b.jpg"], 0)
-    assert found("photos/**/*.jpg") == (["one/a.jpg", "two/b.jpg", "two/deep/d.jpg"], 0)
-    assert found("photos/two/*") == (["b.jpg", "c.png"], 0)
-
-
-def test_a_name_that_looks_like_a_glob_is_a_name(workspace: Path) -> None:
-    photographs(workspace, "photo[1].jpg", "photo1.jpg")
-    assert found("photo[1].jpg") == (["photo[1].jpg"], 0)
-
-
-def test_a_list_names_files_relative_to_its_folder(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "sub/b.jpg", "c.jpg")
-    (workspace / "photos/list.txt").write_text("a.jpg\r\n\n sub/b.jpg \nnotes.md\n")
-    assert found("photos/list.txt") == (["a.jpg", "sub/b.jpg"], 1)
-
-
-def test_a_list_may_hold_names_in_any_encoding(workspace: Path) -> None:
-    (workspace / "list.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.jpg\nk\xc3\xa4se.jpg\n")
-    assert found("list.txt") == ([os.fsdecode(b"caf\xe9.jpg"), "käse.jpg"], 0)
-
-
-def test_a_file_that_is_named_twice_is_done_once(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "b.jpg")
-    (workspace / "list.txt").write_text("photos/a.jpg\nphotos/a.jpg\n")
-    assert found("photos", "photos/a.jpg", "photos/*.jpg", "list.txt", "./photos/../photos") == (["a.jpg", "b.jpg"], 0)
-
-
-@pytest.mark.parametrize("inputs", [("photos",), ("photos", "other"), ("photos/*",), ("photos/notes.md",)])
-def test_inputs_without_an_image_are_refused(run: Run, workspace: Path, inputs: tuple[str, ...]) -> None:
-    (workspace / "photos").mkdir()
-    (workspace / "photos/notes.md").write_text("")
-    (workspace / "other").mkdir()
-    refused = run("infer", *inputs, *ORT, "--model", "unet")
-    assert (refused.code, refused.out) == (2, "")
-    assert refused.err.startswith(f"Error: there are no images in {', '.join(inputs)}.\nKnown endings: ")
-    assert not (workspace / "masks").exists()
-
-
-@pytest.mark.usefixtures("workspace")
-@pytest.mark.parametrize("name", ["nothing", "nothing.jpg", "nothing/*.jpg", "nothing.txt"])
-def test_a_missing_path_is_refused(run: Run, name: str) -> None:
-    refused = run("infer", name, *ORT)
-    assert (refused.code, refused.out) == (2, "")
-    assert refused.err == f"Error: {name} does not exist.\nName a folder, an image, a glob or a .txt list.\n"
-
-
-def test_an_unreadable_folder_is_refused_before_anything_runs(workspace: Path) -> None:
-    """Its files would be missing without a word."""
-    workspace.chmod(0o755)
-    photographs(workspace / "photos", "a.jpg", "locked/b.jpg")
-    (workspace / "photos/locked").chmod(0)
-    with as_ordinary_user(), pytest.raises(InvalidFileError) as refused:
-        run.find(["photos"], leave_out=Path("masks"))
-    assert refused.value.what == "cannot read the folder photos/locked: Permission denied."
-    (workspace / "photos/locked").chmod(0o755)
-
-
-def test_links_and_loops_end(workspace: Path) -> None:
-    """Links to files are followed, links to folders are not."""
-    photos = photographs(workspace / "photos", "a.jpg", "sub/b.jpg")
-    (photos / "link.jpg").symlink_to("a.jpg")
-    (photos / "x.jpg").symlink_to("y.jpg")
-    (photos / "y.jpg").symlink_to("x.jpg")
-    (photos / "dangling.jpg").symlink_to("nothing.jpg")
-    for index in range(200):
-        (photos / f"sub/up{index}").symlink_to("..")
-    report = segment("photos")
-    assert (report["done"], report["skipped"]) == (3, 0)
-    assert [Path(failure["path"]).name for failure in report["failed"]] == ["dangling.jpg", "x.jpg", "y.jpg"]
-    assert below("masks") == ["a.png", "link.png", "sub/b.png"]
-
-
-# Where masks go
-
-
-def test_masks_keep_the_paths_of_their_images(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "sub/a.jpg", "sub/deep/c.png")
-    segment("photos")
-    assert below("masks") == ["a.png", "sub/a.png", "sub/deep/c.png"]
-
-
-def test_images_of_one_stem_both_have_their_mask(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "a.png", "b.jpg", "sub/a.jpg")
-    assert segment("photos", overlay=True)["done"] == 4
-    assert below("masks") == ["a.jpg.png", "a.png.png", "b.png", "sub/a.png"]
-    assert below("masks-overlays") == ["a.jpg.jpg", "a.png.jpg", "b.jpg", "sub/a.jpg"]
-    assert not np.array_equal(indices(workspace / "masks/a.jpg.png"), indices(workspace / "masks/a.png.png"))
-
-
-@pytest.mark.parametrize(
-    "names,inputs",
-    [
-        (("one/a.jpg", "two/a.jpg"), ("one", "two")),
-        (("a.jpg", "a.png", "a.jpg.tif"), (".",)),
-    ],
-)
-def test_two_images_that_would_share_a_mask_are_refused_before_anything_runs(
-    workspace: Path, names: tuple[str, ...], inputs: tuple[str, ...]
-) -> None:
-    photographs(workspace, *names)
-    with pytest.raises(InvalidRequestError, match=r"would both be written to a(\.jpg)?\.(jpg|png)"):
-        segment(*inputs)
-    assert not (workspace / "masks").exists()
-
-
-@pytest.mark.parametrize("absolute", [False, True])
-def test_a_list_never_writes_outside_out(workspace: Path, *, absolute: bool) -> None:
-    photographs(workspace, "elsewhere/a.jpg", "lists/near/b.jpg")
-    lines = ["../elsewhere/a.jpg", "near/../near/b.jpg"]
-    lines = [str(workspace / "lists" / line) for line in lines] if absolute else lines
-    (workspace / "lists/list.txt").write_text("\n".join(lines))
-    before = below(workspace)
-    assert segment("lists/list.txt", out="out/masks")["done"] == 2
-    assert below("out/masks") == ["elsewhere/a.png", "lists/near/b.png"]
-    assert sorted({*before, *(f"out/masks/{name}" for name in below("out/masks"))}) == below(workspace)
-
-
-@pytest.mark.parametrize(
-    "named,taken",
-    [(".", ["photos/a.jpg", "photos/b.png"]), ("**/*", ["photos/a.jpg", "photos/b.png"]), ("*/*.png", ["b.png"])],
-)
-def test_the_masks_of_a_first_run_are_no_images_of_the_second(workspace: Path, named: str, taken: list[str]) -> None:
-    photographs(workspace / "photos", "a.jpg", "b.png")
-    first = segment(".", overlay=True)
-    written = below("masks") + below("masks-overlays")
-    assert found(named)[0] == taken
-    second = segment(".", overlay=True)
-    assert (first["done"], first["skipped"]) == (second["done"], second["skipped"])
-    assert below("masks") + below("masks-overlays") == written
-
-
-def test_masks_behind_a_link_are_no_images_either(workspace: Path) -> None:
-    """The overlays lie beside the link."""
-    photographs(workspace / "photos", "a.jpg")
-    (workspace / "real").mkdir()
-    (workspace / "masks").symlink_to("real")
-    for _ in range(2):
-        assert segment(".", overlay=True)["done"] == 1
-    assert below("real") == ["photos/a.png"]
-    assert below("masks-overlays") == ["photos/a.jpg"]
-
-
-@pytest.mark.parametrize("named", ["photos", "photos/", "photos/*", "./photos/../photos", "photos-link"])
-def test_masks_do_not_go_where_the_photographs_lie(workspace: Path, named: str) -> None:
-    """The next run would take them for photographs; a PNG would be lost at once."""
-    photographs(workspace / "photos", "a.jpg", "b.png")
-    (workspace / "photos-link").symlink_to("photos")
-    before = (workspace / "photos/b.png").read_bytes()
-    with pytest.raises(InvalidRequestError, match="is where the masks go"):
-        segment(named, out="photos")
-    assert below("photos") == ["a.jpg", "b.png"]
-    assert (workspace / "photos/b.png").read_bytes() == before
-
-
-@pytest.mark.parametrize("inputs,out", [(["photos/b.png"], "photos"), (["list.txt"], "photos"), (["b-link.png"], ".")])
-def test_no_mask_replaces_a_photograph(workspace: Path, inputs: list[str], out: str) -> None:
-    photographs(workspace, "photos/b.png")
-    (workspace / "list.txt").write_text("photos/b.png\n")
-    (workspace / "b-link.png").symlink_to("photos/b.png")
-    before = (workspace / "photos/b.png").read_bytes()
-    with pytest.raises(InvalidRequestError, match="is a photograph to read; its mask would replace it"):
-        segment(*inputs, out=out)
-    assert (workspace / "photos/b.png").read_bytes() == before
-
-
-def test_no_overlay_replaces_a_photograph(workspace: Path) -> None:
-    photographs(workspace, "masks-overlays/a.jpg")
-    before = (workspace / "masks-overlays/a.jpg").read_bytes()
-    with pytest.raises(InvalidRequestError, match="is a photograph to read"):
-        segment("masks-overlays/a.jpg", overlay=True)
-    assert (workspace / "masks-overlays/a.jpg").read_bytes() == before
-
-
-def test_a_mask_may_lie_beside_its_photograph(workspace: Path) -> None:
-    photographs(workspace, "photo.jpg")
-    for _ in range(2):
-        assert segment("photo.jpg", out=".")["done"] == 1
-    assert (workspace / "photo.png").is_file()
-
-
-def test_overlays_of_the_working_directory_have_a_name(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photographs(workspace / "photos", "a.jpg")
-    (workspace / "here").mkdir()
-    monkeypatch.chdir(workspace / "here")
-    assert making.infer(["../photos"], out=Path(), model=str(workspace / "export/unet.fp32.onnx"), overlay=True)
-    assert below(workspace / "here") == ["a.png"]
-    assert below(workspace / "here-overlays") == ["a.jpg"]
-    assert run.overlay_folder(Path("/")) == Path("/-overlays")
-
-
-@pytest.mark.usefixtures("workspace")
-@pytest.mark.parametrize(
-    "name",
-    ["a b.jpg", "käse.jpg", "line\nbreak.jpg", os.fsdecode(b"caf\xe9.jpg"), "-o.jpg", "photo[1].jpg", "\u2028.jpg"],
-)
-def test_a_strange_name_is_as_good_as_any(run: Run, name: str) -> None:
-    photographs(Path("photos"), name)
-    (Path("photos") / f"bad {name}").write_bytes(b"no image")
-    done = run("infer", "photos", *ORT, "--json", PYTHONIOENCODING="utf-8:strict")
-    assert done.code == 5, done.err
-    assert below("masks") == [f"{name[:-4]}.png"]
-    assert [failure["path"] for failure in done.json()["failed"]] == [f"photos/bad {name}"]
-    assert done.err.startswith("failed: photos/bad ")
-    assert done.err.count("\n") == 1
-    assert run("infer", f"./photos/{name}", *ORT, "--out", f"out {name}", PYTHONIOENCODING="utf-8:strict").code == 0
-    assert below(f"out {name}") == [f"{name[:-4]}.png"]
-
-
 # What is in a mask
 
 
@@ -356,7 +112,7 @@ def test_a_turned_photo_has_a_mask_that_lies_on_it(workspace: Path, engine: Engi
 
 def test_an_overlay_shows_the_photo_in_the_colours_of_its_mask(workspace: Path, engine: Engine) -> None:
     photographs(workspace / "photos", "a.png", height=240, width=320)
-    segment("photos", overlay=True)
+    segment("photos", write=WITH_OVERLAYS)
     photo = photograph(240, 320)
     expected = images.overlay(photo, engine.segment(photo), SPEC.colours)
     shown = images.read(workspace / "masks-overlays/a.jpg")
@@ -366,13 +122,47 @@ def test_an_overlay_shows_the_photo_in_the_colours_of_its_mask(workspace: Path, 
 
 def test_a_later_run_rewrites_the_same_bytes(workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "b.png", "sub/c.webp")
-    segment("photos", overlay=True)
+    segment("photos", write=WITH_OVERLAYS)
     names = [Path(name) for folder in ("masks", "masks-overlays") for name in sorted(Path(folder).rglob("*.*"))]
     first = {name: name.read_bytes() for name in names}
     names[0].write_bytes(b"of an older network")
-    segment("photos", overlay=True)
+    segment("photos", write=WITH_OVERLAYS)
     assert {name: name.read_bytes() for name in names} == first
     assert len(first) == 6
+
+
+# What is written
+
+
+@pytest.mark.parametrize("kinds", [("npy",), ("overlay", "npy"), ("npy", "mask", "npy"), ("overlay", "mask", "npy")])
+def test_what_was_asked_for_is_written_and_nothing_else(
+    workspace: Path, engine: Engine, kinds: tuple[str, ...]
+) -> None:
+    """Masks too are written only where they were asked for."""
+    photographs(workspace / "photos", "a.jpg", "sub/b.png")
+    before = below(".")
+    summary = written(engine, *kinds)
+    folders = {"mask": ("masks", "png"), "overlay": ("masks-overlays", "jpg"), "npy": ("masks-npy", "npy")}
+    expected = {kind: [f"{name}.{folders[kind][1]}" for name in ("a", "sub/b")] for kind in kinds}
+    assert {kind: below(folders[kind][0]) for kind in kinds} == expected
+    assert len(below(".")) == len(before) + 2 * len(set(kinds))
+    assert [place.kind for place in summary.outputs] == list(dict.fromkeys(kinds))
+
+
+def test_a_mask_that_was_not_asked_for_is_not_encoded(
+    workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for class maps alone does not pay for pictures of them."""
+    photographs(workspace / "photos", "a.png")
+    monkeypatch.setattr(images, "mask_png", lambda *_: 1 / 0)
+    assert written(engine, "npy").done == 1
+
+
+def test_every_output_of_an_image_shows_the_same_classes(workspace: Path, engine: Engine) -> None:
+    photographs(workspace / "photos", "a.png", height=90, width=150)
+    written(engine, "mask", "npy")
+    np.testing.assert_array_equal(np.load("masks-npy/a.npy"), indices(workspace / "masks/a.png"))
+    np.testing.assert_array_equal(np.load("masks-npy/a.npy"), engine.segment(photograph(90, 150)))
 
 
 # What is answered for
@@ -408,6 +198,33 @@ def test_the_report_has_what_the_issue_asks_for(run: Run, workspace: Path) -> No
     assert report["interrupted"] is False
 
 
+def test_the_report_is_one_document_with_what_segmented_the_images(workspace: Path, engine: Engine) -> None:
+    """Programs read it: the fields keep their names and their order."""
+    photographs(workspace / "photos", "a.png")
+    for name in ("z.png", "b.png"):
+        (workspace / "photos" / name).write_bytes(b"")
+    used = EngineUsed(
+        model="unet",
+        runtime="ort",
+        device="cpu",
+        precision=Precision.FP32,
+        delivered=None,
+        random_weights=False,
+        file=Path("export/unet.fp32.onnx"),
+    )
+    report = written(engine, "mask", "npy").report(used, skipped=3)
+    assert report.outputs == (OutputFolder("mask", Path("masks")), OutputFolder("npy", Path("masks-npy")))
+    document = typed_json.to_builtins(report)
+    assert " ".join(document) == (
+        "schema done skipped failed seconds images_per_s cpu_ms_per_image cores interrupted out outputs "
+        "model runtime device precision delivered random_weights file"
+    )
+    assert (document["done"], document["skipped"], document["out"]) == (1, 3, "masks")
+    assert [failure["path"] for failure in document["failed"]] == ["photos/b.png", "photos/z.png"]
+    assert document["outputs"][1] == {"kind": "npy", "folder": "masks-npy"}
+    assert (document["precision"], document["delivered"], document["file"]) == ("fp32", None, "export/unet.fp32.onnx")
+
+
 def test_a_run_in_which_everything_failed_has_a_report(run: Run, workspace: Path) -> None:
     (workspace / "bad.png").write_bytes(b"")
     done = run("infer", "bad.png", *ORT, "--json")
@@ -419,11 +236,11 @@ def test_a_run_in_which_everything_failed_has_a_report(run: Run, workspace: Path
 def test_an_overlay_that_no_jpeg_can_hold_fails_alone(workspace: Path) -> None:
     photographs(workspace / "photos", "a.png")
     Image.fromarray(np.zeros((1, 65_501, 3), np.uint8)).save("photos/long.png")
-    report = segment("photos", overlay=True)
-    assert (report["done"], len(report["failed"])) == (1, 1)
-    assert "an overlay of 65501x1 is too long" in report["failed"][0]["reason"]
+    report = segment("photos", write=WITH_OVERLAYS)
+    assert (report.done, len(report.failed)) == (1, 1)
+    assert "an overlay of 65501x1 is too long" in report.failed[0].reason
     assert below("masks") == ["a.png"]
-    assert segment("photos")["done"] == 2
+    assert segment("photos").done == 2
 
 
 def test_an_image_too_large_for_the_memory_fails_alone(
@@ -438,18 +255,16 @@ def test_an_image_too_large_for_the_memory_fails_alone(
         return read(path)
 
     monkeypatch.setattr(images, "read", exhausted)
-    sources, _ = run.find(["photos"], leave_out=Path("masks"))
-    summary = run.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
+    summary = written(engine)
     assert summary.done == 1
-    assert summary.failed == [("photos/large.png", "photos/large.png is too large for the memory there is.")]
+    assert summary.failed == [Failure("photos/large.png", "photos/large.png is too large for the memory there is.")]
 
 
 def test_every_file_moves_the_bar(workspace: Path, engine: Engine) -> None:
     photographs(workspace / "photos", "a.png", "b.png", "c.png")
     (workspace / "photos/b.png").write_bytes(b"")
-    sources, _ = run.find(["photos"], leave_out=Path("masks"))
     moved: list[None] = []
-    run.run(engine, sources, Path("masks"), overlay=False, done=lambda: moved.append(None))
+    written(engine, done=lambda: moved.append(None))
     assert len(moved) == 3
 
 
@@ -457,9 +272,8 @@ def test_a_defect_in_a_worker_is_raised(workspace: Path, engine: Engine, monkeyp
     """A thread that dies alone would leave its images unanswered for."""
     photographs(workspace / "photos", *(f"{index}.png" for index in range(20)))
     monkeypatch.setattr(images, "mask_png", lambda *_: 1 / 0)
-    sources, _ = run.find(["photos"], leave_out=Path("masks"))
     with pytest.raises(ZeroDivisionError):
-        run.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
+        written(engine)
 
 
 # What goes wrong
@@ -491,9 +305,9 @@ def test_a_full_disk_ends_the_run_with_whole_masks(run: Run, workspace: Path, sm
     assert what.startswith(f"Error: cannot write {small_disk}/masks/")
     assert what.endswith(": No space left on device.")
     assert remedy == "Free some space on that disk; nothing was lost, run the command again."
-    written = list((small_disk / "masks").iterdir())
-    assert 0 < len(written) < 40
-    assert all(indices(mask).shape == (60, 80) for mask in written)
+    masks = list((small_disk / "masks").iterdir())
+    assert 0 < len(masks) < 40
+    assert all(indices(mask).shape == (60, 80) for mask in masks)
 
 
 def test_a_disk_that_fills_up_ends_the_run(workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,12 +323,11 @@ def test_a_disk_that_fills_up_ends_the_run(workspace: Path, engine: Engine, monk
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", filling)
-    sources, _ = run.find(["photos"], leave_out=Path("masks"))
     with pytest.raises(InvalidFileError, match="No space left on device"):
-        run.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
-    written = list(Path("masks").iterdir())
-    assert len(written) == 10
-    assert all(indices(mask).shape == (60, 80) for mask in written)
+        written(engine)
+    masks = list(Path("masks").iterdir())
+    assert len(masks) == 10
+    assert all(indices(mask).shape == (60, 80) for mask in masks)
 
 
 def test_ctrl_c_leaves_whole_masks_and_a_report(workspace: Path) -> None:
@@ -544,9 +357,8 @@ def test_ctrl_c_at_any_moment_stops_the_workers(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
-    sources, _ = run.find(["photos"], leave_out=Path("masks"))
     try:
-        summary = run.run(engine, sources, Path("masks"), overlay=False, done=lambda: None)
+        summary = written(engine)
     except KeyboardInterrupt:
         pytest.fail("the run left its workers alone")
     assert summary.interrupted

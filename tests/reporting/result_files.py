@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy import images
+from segdeploy.timing.contest import IN_ROWS
 
 COLOURS = ((0, 0, 0), (255, 196, 0), (0, 128, 192))
 CLASSES = ("ground", "nucleus", "rim")
@@ -41,6 +42,8 @@ def certificate(agreement: float, *, passed: bool = True, gated: bool = True) ->
     stage = {
         "runtime": "ort",
         "device": "cpu",
+        "passed": True,
+        "reason": None,
         "agreement": 1.0,
         "decided_agreement": 1.0,
         "near_ties": 0.0004,
@@ -55,8 +58,6 @@ def certificate(agreement: float, *, passed: bool = True, gated: bool = True) ->
         "miou_change_by_class": None,
         "class_agreement": dict.fromkeys(CLASSES, 0.99),
         "worst_images": [],
-        "passed": True,
-        "reason": None,
     }
     last = {
         "agreement": agreement,
@@ -71,13 +72,23 @@ def certificate(agreement: float, *, passed: bool = True, gated: bool = True) ->
         "worst_images": [{"image": "a.png", "agreement": 0.98, "differing_pixels": 61, "boundary_share": 0.9}],
     }
     return {
-        "schema": 2,
-        "passed": passed,
+        "schema": 3,
+        "model": "unet",
+        "precision": "int8",
+        "form": "unsigned",
+        "weights": "file",
         "gated": gated,
+        "passed": passed,
         "first_failing_stage": None if passed else "engine",
         "proven_to": "engine",
         "images": 20,
-        "limits": {"min_agreement": 0.98, "max_drop": 0.5},
+        "limits": {
+            "min_agreement": 0.98,
+            "max_drop": 0.5,
+            "max_near_ties": None,
+            "max_pool_ties": None,
+            "max_unexplained": None,
+        },
         "departure": None,
         "stages": [{"name": "graph", **stage}, {"name": "engine", **stage, **last}],
     }
@@ -117,6 +128,7 @@ def subject(model: str, engine: str, *, agreement: float = 1.0, **changes: objec
         "memory": {"host_peak_mb": 312.0, "device_peak_mb": None, "reason": "no GPU"},
         "search": None,
         "profile": None,
+        "kept": None,
         **changes,
     }
 
@@ -128,6 +140,7 @@ def rows(of: Document, median: float) -> list[Document]:
             "subject": of["id"],
             "level": level,
             "batch": batch,
+            **{name: of[name] for name in IN_ROWS},
             "runs": 130,
             "noisy": False,
             "images_per_s": 1000 * batch / ms,
@@ -143,15 +156,19 @@ def rows(of: Document, median: float) -> list[Document]:
     ]
 
 
+def step(in_float: list[str], **measured: float) -> Document:
+    return {"in_float": in_float, **measured, "accepted": bool(in_float), "front": True}
+
+
 SEARCH = {
     "budget": {"min_agreement": 0.98, "max_drop": 0.5},
     "record": "export/unet.int8.pareto.json",
     "steps": [
-        {"in_float": [], "narrow_share": 1.0, "agreement": 0.95, "miou_drop": 0.9, "ms": 9.1},
-        {"in_float": ["stem/Conv"], "narrow_share": 0.97, "agreement": 0.999, "miou_drop": 0.12, "ms": 9.4},
+        step([], low_share=1.0, agreement=0.95, miou_drop=0.9, ms=9.1),
+        step(["stem/Conv"], low_share=0.97, agreement=0.999, miou_drop=0.12, ms=9.4),
     ],
 }
-PROFILE = [{"layer": f"encoder.{n}", "op": "Conv", "ms": 3.0 / (n + 1), "share": None} for n in range(30)]
+PROFILE = [{"layer": f"encoder.{n}", "op": "Conv", "ms": 3.0 / (n + 1), "share": 0.1 / (n + 1)} for n in range(30)]
 
 
 def picture(name: str, seed: int, subjects: list[Document], *, height: int = HEIGHT, width: int = WIDTH) -> Document:
@@ -185,7 +202,7 @@ def document(*models: str, pictures: int = 2) -> Document:
         ]
     subjects = [each for each, _ in found]
     return {
-        "schema": 2,
+        "schema": 3,
         "kind": "bench",
         "made_at": "2026-11-27T00:40:00.000+00:00",
         "command": "segdeploy bench --all --data nuclei --save unet.json",
@@ -195,23 +212,36 @@ def document(*models: str, pictures: int = 2) -> Document:
             "processor": "AMD EPYC",
             "cores": 2,
             "affinity": [0, 1],
-            "packages": {"numpy": "2.4.6"},
+            "memory_mb": 24105,
             "gpu": None,
+            "system": "Linux",
+            "python": "3.11.7",
+            "packages": {"numpy": "2.4.6"},
         },
-        "conditions": {"seconds": 61.2, "flags": []},
+        "conditions": {
+            "seconds": 61.2,
+            "steal_share": 0.0,
+            "others_share": 0.01,
+            "cgroup_throttled_s": None,
+            "thermal_throttles": None,
+            "clock_mhz": {"min": 2400.0, "max": 2450.0},
+            "gpu": None,
+            "flags": [],
+        },
         "data": "nuclei",
         "images": 20,
+        "skipped": [],
         "subjects": subjects,
         "rows": [row for each, median in found for row in rows(each, median)],
         "ratios": [{"engine": "ort:int8", "batch": 1, "ratio": 0.44, "interval": [0.43, 0.45]}],
         "comparison": None,
-        "failures": [],
         "pictures": [picture(f"{index}.png", index, subjects) for index in range(pictures)],
+        "failures": [],
     }
 
 
 def least() -> Document:
-    """Only what a result cannot do without."""
+    """Only what a result of the earlier schema cannot do without."""
     return {
         "schema": 2,
         "kind": "bench",

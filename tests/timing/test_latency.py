@@ -1,5 +1,6 @@
 """Timing that survives a review: order, warm-up, intervals and the end are checked, never the speed."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_time_limit_ends_what_does_not_settle_and_says_so() -> None:
     random = np.random.default_rng(0)
     samples = latency.interleaved([lambda: float(random.lognormal(sigma=2))], Effort(limit_s=0.01))
     assert len(samples[0]) >= latency.FEWEST_RUNS
-    assert latency.summary(samples[0], batch=1)["noisy"]
+    assert latency.summary(samples[0], batch=1).noisy
 
 
 def test_a_comparison_decides_when_it_has_seen_enough() -> None:
@@ -85,20 +86,21 @@ def test_the_ratio_is_taken_run_by_run() -> None:
     """What slows a run slows both: the ratio of a machine that is ten times slower half of the time is exact."""
     slow = np.where(np.arange(60) % 7 < 3, 10.0, 1.0)
     found = latency.ratio(list(1.1 * slow), list(slow))
-    assert found["ratio"] == pytest.approx(1.1)
-    assert found["interval"] == pytest.approx([1.1, 1.1])
+    assert found.ratio == pytest.approx(1.1)
+    assert found.interval == pytest.approx((1.1, 1.1))
 
 
 def test_the_summary_is_numpys_percentiles_and_speed_follows_the_median() -> None:
     samples = [float(value) for value in np.random.default_rng(0).lognormal(size=101)]
     found = latency.summary(samples, batch=8)
     ordered = sorted(samples)
-    assert found["latency_ms"]["median"] == ordered[50]
-    assert found["latency_ms"]["p90"] == ordered[90]
-    assert found["latency_ms"]["min"] == ordered[0]
-    assert found["latency_ms"]["mean"] == np.mean(samples)
-    assert list(found["latency_ms"]) == ["min", "mean", "median", "p90", "p95", "p99"]
-    assert found["images_per_s"] == 8000 / ordered[50]
-    low, high = found["median_interval"]
+    assert found.latency_ms.median == ordered[50]
+    assert found.latency_ms.p90 == ordered[90]
+    assert found.latency_ms.min == ordered[0]
+    assert found.latency_ms.mean == np.mean(samples)
+    fields = [field.name for field in dataclasses.fields(found.latency_ms)]
+    assert fields == ["min", "mean", "median", "p90", "p95", "p99"]
+    assert found.images_per_s == 8000 / ordered[50]
+    low, high = found.median_interval
     assert low <= ordered[50] <= high
-    assert found["runs"] == 101
+    assert found.runs == 101

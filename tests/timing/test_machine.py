@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segdeploy.target import Gpu
 from segdeploy.timing import machine
+from segdeploy.timing.result_types import ClockRange, Conditions
 
-QUIET = {"steal_share": 0.0, "others_share": 0.0, "cgroup_throttled_s": 0.0, "thermal_throttles": 0, "gpu": None}
+QUIET = Conditions(steal_share=0.0, others_share=0.0, cgroup_throttled_s=0.0, thermal_throttles=0)
 
 
 class FakeNvml(types.ModuleType):
@@ -42,6 +44,7 @@ class FakeNvml(types.ModuleType):
             "nvmlDeviceGetCudaComputeCapability": (8, 9),
             "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(total=8 * 2**30, used=2**30),
             "nvmlSystemGetDriverVersion": "590.1",
+            "nvmlSystemGetCudaDriverVersion": 13010,
             "nvmlDeviceGetClockInfo": 1500,
             "nvmlDeviceGetTemperature": 61,
             "nvmlDeviceGetCurrentClocksThrottleReasons": self.reasons,
@@ -53,17 +56,17 @@ class FakeNvml(types.ModuleType):
 
 def test_the_machine_is_described() -> None:
     facts = machine.describe()
-    assert facts["cores"] == len(facts["affinity"]) >= 1
-    assert facts["affinity"] == sorted(os.sched_getaffinity(0))
-    assert facts["memory_mb"] > 100
-    assert facts["packages"]["numpy"] == np.__version__
+    assert facts.cores == len(facts.affinity) >= 1
+    assert facts.affinity == tuple(sorted(os.sched_getaffinity(0)))
+    assert facts.memory_mb > 100
+    assert facts.packages["numpy"] == np.__version__
 
 
 def test_a_gpu_is_described_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    facts = {"name": "Fake RTX 1", "compute_capability": "8.9", "memory_mb": 8192, "driver": "590.1"}
-    assert machine.describe()["gpu"] == facts
+    facts = Gpu("Fake RTX 1", compute_capability="8.9", memory_mb=8192, driver="590.1", cuda="13.1")
+    assert machine.describe().gpu == facts
     assert nvml.opened == 0, "what was opened is closed"
 
 
@@ -87,23 +90,24 @@ def test_a_gpu_that_lowers_its_clock_is_flagged(monkeypatch: pytest.MonkeyPatch,
     with machine.conditions() as found:
         pass
     report = found.report()
-    assert report["gpu"]["clock_mhz"] == 1500
-    assert report["gpu"]["temperature_c"] == 61
-    assert len([flag for flag in report["flags"] if "GPU" in flag]) == flags
+    assert report.gpu is not None
+    assert report.gpu.clock_mhz == 1500
+    assert report.gpu.temperature_c == 61
+    assert len([flag for flag in report.flags if "GPU" in flag]) == flags
 
 
 @pytest.mark.parametrize(
     "disturbed,word",
     [
-        ({"steal_share": 0.12}, "12% of the processor time was taken by other guests"),
-        ({"others_share": 0.5}, "other processes took 50%"),
-        ({"cgroup_throttled_s": 0.5}, "quota"),
-        ({"thermal_throttles": 3}, "too hot 3 times"),
+        (Conditions(steal_share=0.12), "12% of the processor time was taken by other guests"),
+        (Conditions(others_share=0.5), "other processes took 50%"),
+        (Conditions(cgroup_throttled_s=0.5), "quota"),
+        (Conditions(thermal_throttles=3), "too hot 3 times"),
     ],
 )
-def test_each_disturbance_is_a_sentence(disturbed: dict[str, float], word: str) -> None:
-    assert machine._flags(QUIET) == []  # noqa: SLF001 - the rule itself
-    (flag,) = machine._flags({**QUIET, **disturbed})  # noqa: SLF001
+def test_each_disturbance_is_a_sentence(disturbed: Conditions, word: str) -> None:
+    assert machine.disturbances(QUIET) == []
+    (flag,) = machine.disturbances(disturbed)
     assert word in flag
 
 
@@ -127,9 +131,12 @@ def test_others_are_told_from_ourselves() -> None:
         other.wait()
     expected = 1 / len(os.sched_getaffinity(0))
     found = disturbed.report()
-    assert found["others_share"] > 0.5 * expected
-    assert found["others_share"] > alone.report()["others_share"] or alone.report()["others_share"] > 0.5 * expected
-    assert found["seconds"] == pytest.approx(2, rel=0.5)
+    undisturbed = alone.report().others_share
+    assert found.others_share is not None
+    assert undisturbed is not None
+    assert found.others_share > 0.5 * expected
+    assert found.others_share > undisturbed or undisturbed > 0.5 * expected
+    assert found.seconds == pytest.approx(2, rel=0.5)
 
 
 def test_what_the_system_does_not_say_is_null(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -139,8 +146,8 @@ def test_what_the_system_does_not_say_is_null(monkeypatch: pytest.MonkeyPatch, t
         pass
     report = found.report()
     for fact in ("steal_share", "others_share", "cgroup_throttled_s", "thermal_throttles", "clock_mhz"):
-        assert report[fact] is None
-    assert report["flags"] == []
+        assert getattr(report, fact) is None
+    assert report.flags == ()
 
 
 def test_what_the_kernel_counts_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,11 +172,11 @@ def test_what_the_kernel_counts_is_read(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with machine.conditions() as found:
         state(1, 2_000_000, 6, 1_500_000)
     report = found.report()
-    assert report["steal_share"] == 1
-    assert report["cgroup_throttled_s"] == 2
-    assert report["thermal_throttles"] == 2
-    assert report["clock_mhz"] == {"min": 1500, "max": 3000}
-    assert len(report["flags"]) == 3
+    assert report.steal_share == 1
+    assert report.cgroup_throttled_s == 2
+    assert report.thermal_throttles == 2
+    assert report.clock_mhz == ClockRange(min=1500, max=3000)
+    assert len(report.flags) == 3
 
 
 def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None:
@@ -203,5 +210,5 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path: Path) -> None
 def test_without_git_there_is_a_version_and_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found = machine.provenance()
-    assert found["commit"] is None
-    assert found["version"]
+    assert found.commit is None
+    assert found.version

@@ -16,9 +16,9 @@ ONE_THREAD = RunOptions(threads=1)
 
 def host_mb(batch: int, runtime: str = "ort") -> float:
     found = memory.peak(artifact.read(GRAPH), runtime=runtime, device="cpu", batch=batch, options=ONE_THREAD)
-    assert found["reason"] is None
-    assert found["device_peak_mb"] is None
-    return float(found["host_peak_mb"] or 0)
+    assert found.reason is None
+    assert found.device_peak_mb is None
+    return float(found.host_peak_mb or 0)
 
 
 @pytest.mark.slow
@@ -44,8 +44,8 @@ def test_a_peak_comes_out_the_same_again() -> None:
 @pytest.mark.usefixtures("workspace")
 def test_a_checkpoint_has_a_peak_as_well() -> None:
     found = memory.peak(checkpoint.read(CHECKPOINT), runtime="torch", device="cpu", batch=1, options=ONE_THREAD)
-    assert found["reason"] is None
-    assert float(found["host_peak_mb"] or 0) > 20
+    assert found.reason is None
+    assert float(found.host_peak_mb or 0) > 20
 
 
 @pytest.mark.usefixtures("workspace")
@@ -53,8 +53,8 @@ def test_what_cannot_be_opened_has_a_reason_and_no_number() -> None:
     """A bench goes on without it."""
     gone = dataclasses.replace(artifact.read(GRAPH), path=Path("export/gone.onnx"))
     found = memory.peak(gone, runtime="ort", device="cpu", batch=1)
-    assert (found["host_peak_mb"], found["device_peak_mb"]) == (None, None)
-    assert "gone.onnx" in str(found["reason"])
+    assert (found.host_peak_mb, found.device_peak_mb) == (None, None)
+    assert "gone.onnx" in str(found.reason)
 
 
 @pytest.mark.usefixtures("workspace")
@@ -62,5 +62,5 @@ def test_a_process_that_is_killed_has_a_reason_and_no_number(monkeypatch: pytest
     """The kernel ends whoever takes too much."""
     monkeypatch.setattr(memory, "MEASURES", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     found = memory.peak(artifact.read(GRAPH), runtime="ort", device="cpu", batch=1)
-    assert found["host_peak_mb"] is None
-    assert "signal 9" in str(found["reason"])
+    assert found.host_peak_mb is None
+    assert "signal 9" in str(found.reason)

@@ -1,0 +1,271 @@
+"""The verbs of segdeploy: what each command means, as a function. A file may be given as a path or as text."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segdeploy import benchmarking, diagnosis, engines, inspection, making, models, proving, workspace
+from segdeploy.artifact import Artifact
+from segdeploy.benchmarking import BenchOptions
+from segdeploy.certificate import Certificate
+from segdeploy.checkpoints import checkpoint
+from segdeploy.data import layouts
+from segdeploy.diagnosis import Diagnosis
+from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
+from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy.inference import outputs, sources
+from segdeploy.inference import run as folder
+from segdeploy.inference.report import EngineUsed, Report
+from segdeploy.inspection import Inspection, ModelDescription
+from segdeploy.making import ExportOptions
+from segdeploy.progress import Progress, silent
+from segdeploy.proof import accuracy
+from segdeploy.proof.accuracy import Evaluation
+from segdeploy.proving import ProofOptions
+from segdeploy.quantization.sensitivity import SensitivityReport
+from segdeploy.reporting import page
+from segdeploy.reporting.page import WrittenPage
+from segdeploy.spec import Precision, Spec
+from segdeploy.timing.result_types import Result
+from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
+
+if TYPE_CHECKING:
+    from segdeploy.training.loop import TrainingProgress
+
+Name = str | os.PathLike[str]
+TRAINING_SIZE = (256, 256)
+
+
+def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
+    model: Name | None = None,
+    *,
+    engine: str = "fp32",
+    device: str = "auto",
+    options: RunOptions = engines.RUN,
+    progress: Progress = silent,
+) -> Engine:
+    """An engine, ready: `segdeploy.open("unet", engine="fp32").segment(photo)`.
+
+    `model` is a name, the path of a graph or of a plan, or None for the newest export; what is missing is made and
+    proven. `engine` without a runtime is the best usable one on this machine. Raise GateFailedError where the file's
+    certificate says that it draws other masks than PyTorch.
+    """
+    return _opened(making.find(_text(model), engine, device, progress), options)
+
+
+def _text(model: Name | None) -> str | None:
+    return None if model is None else os.fspath(model)
+
+
+def _opened(found: EngineFile, options: RunOptions) -> Engine:
+    proving.require_not_refuted(found.file)
+    return engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
+
+
+def train(
+    model: str,
+    *,
+    data: Name,
+    options: TrainOptions | None = None,
+    size: tuple[int, int] = TRAINING_SIZE,
+    variant: Mapping[str, Any] | None = None,
+    out: Name = workspace.CHECKPOINTS,
+    ignore_index: int = 255,
+    resume: bool = False,
+    progress: "TrainingProgress | None" = None,
+) -> Path:
+    """Train a network on a labelled folder; give the path of the best checkpoint.
+
+    `size` is (height, width) of the network's input, `variant` the options that the network is built with.
+    """
+    try:
+        from segdeploy.training import loop
+    except ImportError as error:
+        raise checkpoint.missing_torch() from error
+    labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
+    classes = layouts.classes_of(labelled, ignore_index=ignore_index)
+    margin = models.build(model, len(classes.names), **variant).margin
+    spec = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
+    options = options or TrainOptions(Augmentation(crop=size))
+    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=progress or SilentTraining())
+
+
+def export(
+    model: str,
+    *,
+    precision: Precision | str = Precision.FP32,
+    options: ExportOptions = making.EXPORT,
+    progress: Progress = silent,
+) -> list[Artifact]:
+    """Write the graphs of a model into `export/`, each proven: one, or one for each form of int8.
+
+    Raise GateFailedError where a graph is not the same network, or not inside the budget. A failed float32 graph stays
+    in place with its certificate; of low precision, an earlier graph stays in place.
+    """
+    return making.export(model, precision=_precision(precision), options=options, progress=progress)
+
+
+def _precision(name: Precision | str) -> Precision:
+    return engines.parse(name).precision
+
+
+def build(
+    model: Name | None = None,
+    *,
+    engine: str,
+    options: BuildOptions = engines.BUILD,
+    progress: Progress = silent,
+) -> Artifact:
+    """Compile a plan into `engines/`, signed, and prove it where this machine has the GPU for it.
+
+    A runtime that compiles nothing gives the graph or the checkpoint that it opens.
+    """
+    return making.build(_text(model), engine=engine, options=options, progress=progress)
+
+
+def parity(
+    model: Name | None = None,
+    *,
+    engine: str = "fp32",
+    data: Name | None = None,
+    device: str = "auto",
+    options: ProofOptions = proving.DEFAULT,
+    progress: Progress = silent,
+) -> Certificate:
+    """Compare PyTorch, the graph and an engine pixel by pixel; the certificate goes into the manifest.
+
+    Its `passed` says whether the masks are the same; nothing is raised where they are not. Raise MissingRuntimeError
+    where the engine cannot run on this machine and the options require it.
+    """
+    pictures = workspace.pictures_of(None if data is None else Path(data))
+    found = making.find(_text(model), engine, device, progress)
+    if options.require_engine:
+        _require_engine(found)
+    if options.bisect and found.file.kind == "checkpoint":
+        raise InvalidRequestError("--bisect looks into graphs; torch runs a checkpoint.", "Give --engine ort:fp32.")
+    graph = making.graph_behind(found, _text(model), progress)
+    certificate = proving.judge(graph, found, pictures, options=options, progress=progress)
+    if found.file.kind != "checkpoint":
+        proving.keep(found.file, certificate)
+    return certificate
+
+
+def _require_engine(found: EngineFile) -> None:
+    form, runs = found.file.form, engines.modules()[found.runtime].FORM
+    if form not in {None, runs}:
+        raise MissingRuntimeError(
+            f"{found.file.path}: no runtime on this machine runs the {form} form exactly.",
+            "Leave out --require-engine to prove the graph alone, or prove it on a machine with the GPU it is for.",
+        )
+
+
+def bench(
+    model: Name | None = None, *, options: BenchOptions = benchmarking.DEFAULT, progress: Progress = silent
+) -> Result:
+    """Time engines against each other in one interleaved run, each with the accuracy of the very file that is timed."""
+    return benchmarking.run(_text(model), options, progress=progress)
+
+
+def evaluate(
+    model: Name | None = None,
+    *,
+    data: Name,
+    engine: str = "fp32",
+    device: str = "auto",
+    options: RunOptions = engines.RUN,
+    progress: Progress = silent,
+) -> Evaluation:
+    """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images."""
+    pictures = layouts.open_folder(Path(data)).val
+    found = making.find(_text(model), engine, device, progress)
+    with (
+        engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options) as opened,
+        progress(f"Evaluating {found.file.spec.model}", len(pictures)) as done,
+    ):
+        scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
+    return Evaluation(
+        model=found.file.spec.model,
+        runtime=found.runtime,
+        device=opened.device,
+        precision=found.precision,
+        delivered=opened.delivered,
+        random_weights=found.file.has_random_weights,
+        sha256=found.file.sha256,
+        data=os.fspath(data),
+        images=len(pictures),
+        miou=scores.miou,
+        pixel_accuracy=scores.pixel_accuracy,
+        classes=scores.classes,
+    )
+
+
+def infer(
+    inputs: Name | Sequence[Name],
+    *,
+    out: Name = "masks",
+    model: Name | None = None,
+    engine: str = "fp32",
+    device: str = "auto",
+    options: RunOptions = engines.RUN,
+    write: Sequence[str] = ("mask",),
+    progress: Progress = silent,
+) -> Report:
+    """Masks for every image below the inputs; the report says what was done, skipped and failed, and why.
+
+    `write`: the kinds of output, `mask`, `overlay`, `npy`; masks go to `out`, overlays to `out`-overlays, every other
+    kind to `out`-KIND.
+    """
+    kinds = outputs.require(write)
+    named = [os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
+    found_sources, skipped = sources.find(named, leave_out=Path(out))
+    found = making.find(_text(model), engine, device, progress)
+    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
+    with (
+        _opened(found, dataclasses.replace(options, threads=threads, hint="throughput")) as opened,
+        progress("Segmenting", len(found_sources)) as done,
+    ):
+        summary = folder.run(opened, found_sources, Path(out), outputs=kinds, done=done)
+    used = EngineUsed(
+        model=found.file.spec.model,
+        runtime=found.runtime,
+        device=opened.device,
+        precision=found.precision,
+        delivered=opened.delivered,
+        random_weights=found.file.has_random_weights,
+        file=found.file.path,
+    )
+    return summary.report(used, skipped=skipped)
+
+
+def report(results: Name | Sequence[Name], *, out: Name = "report.html", title: str | None = None) -> WrittenPage:
+    """Write one HTML page from the results of `bench`: the verdict, charts, masks to compare, the proof."""
+    named = [results] if isinstance(results, str | os.PathLike) else results
+    return page.write([Path(each) for each in named], Path(out), title=title)
+
+
+def inspect(path: Name) -> Inspection:
+    """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
+    return inspection.inspect(Path(path))
+
+
+def list_models() -> list[ModelDescription]:
+    """The networks, how each can be built, and which weights are at hand."""
+    return inspection.list_models()
+
+
+def doctor() -> Diagnosis:
+    """What is installed and usable, what clashes, what would be chosen, and what to do."""
+    return diagnosis.diagnose()
+
+
+def sensitivity(
+    model: Name | None = None,
+    *,
+    precision: Precision | str = Precision.INT8,
+    options: ExportOptions = making.EXPORT,
+    progress: Progress = silent,
+) -> SensitivityReport:
+    """Rank the layers: what each gives back when it alone stays in float32, and what that costs."""
+    return making.sensitivity(_text(model), precision=_precision(precision), options=options, progress=progress)

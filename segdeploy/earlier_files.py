@@ -1,0 +1,119 @@
+"""Manifests and checkpoints that segdeploy 0.1 wrote, put into today's words."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from segdeploy import certificate
+
+FIRST_SCHEMA = 1
+Document = Mapping[str, Any]
+
+
+def manifest(document: object) -> object:
+    """A manifest of schema 1 as one of schema 2; anything else as it is."""
+    if not isinstance(document, dict) or document.get("schema") != FIRST_SCHEMA:
+        return document
+    made_by = document.get("made_by")
+    if not isinstance(made_by, dict):
+        return document
+    kept = {name: value for name, value in document.items() if name not in {"made_by", "parity"}}
+    precision, kind = document.get("precision"), document.get("kind")
+    return {
+        "form": None,
+        **kept,
+        "schema": 2,
+        "origin": origin(made_by),
+        "certificate": proof(document.get("parity"), document),
+        "low_precision": _low_precision(made_by) if kind == "graph" and precision != "fp32" else None,
+        "plan": _plan(made_by) if kind == "plan" else None,
+    }
+
+
+def origin(made_by: Document) -> dict[str, Any]:
+    """What a file was made by, of a manifest or of a checkpoint."""
+    weights, calibration = made_by.get("weights"), made_by.get("calibration") or made_by.get("range")
+    return {
+        "command": made_by.get("command", "export"),
+        "version": made_by.get("version", ""),
+        "weights": {"path": None, **weights} if isinstance(weights, dict) else weights,
+        "graph": made_by.get("graph"),
+        "calibration": _calibration(calibration),
+        "opset": made_by.get("opset"),
+        "torch": made_by.get("torch"),
+        "training": _training(made_by),
+    }
+
+
+def _calibration(found: object) -> object:
+    if not isinstance(found, dict):
+        return found
+    return {"method": "extremes", "images": {}, "skipped": {}, "cache": {}, **found}
+
+
+def _training(made_by: Document) -> dict[str, Any] | None:
+    if "epoch" not in made_by:
+        return None
+    kept = {name: made_by.get(name) for name in ("epoch", "val_miou", "best")}
+    return {**kept, "plan": made_by.get("plan", {})}
+
+
+def proof(parity: object, made: Document) -> object:
+    """A parity report of schema 1 or 2 as a certificate; `made` says the model, where the report does not."""
+    if not isinstance(parity, dict):
+        return parity
+    spec = made.get("spec")
+    model = spec.get("model") if isinstance(spec, dict) else None
+    about = {"model": model, "precision": made.get("precision"), "form": made.get("form")}
+    limits = parity.get("limits") or {"min_agreement": 0.0, "max_drop": 0.0}
+    absent = {"departure": None, "weights": "file", "gated": True}
+    return {
+        **about,
+        **absent,
+        **parity,
+        "schema": certificate.SCHEMA,
+        "stages": [_stage(stage) for stage in _items(parity.get("stages"))],
+        "limits": {**dict.fromkeys(_names(certificate.Limits)), **limits} if isinstance(limits, dict) else limits,
+    }
+
+
+def _stage(stage: object) -> object:
+    if not isinstance(stage, dict):
+        return stage
+    return {**dict.fromkeys(_names(certificate.Stage)), "worst_images": [], **stage}
+
+
+def _low_precision(made_by: Document) -> dict[str, Any]:
+    executed = made_by.get("delivered", {})
+    return {
+        "budget": made_by.get("budget"),
+        "in_float": made_by.get("in_float", {}),
+        "low_share": made_by.get("narrow_share", 1.0),
+        "asked": made_by.get("asked", {}),
+        "executed": {name: _executed(found) for name, found in executed.items()} if executed else {},
+    }
+
+
+def _executed(found: Document) -> dict[str, Any]:
+    return {"reason": None, **{name: found.get(name) for name in ("delivered", "delivered_share", "wider", "reason")}}
+
+
+def _plan(made_by: Document) -> dict[str, Any]:
+    kept = ("runtime", "runtime_version", "system", "size", "calibration_sha256", "asked", "typed")
+    options = dict(made_by.get("options") or {})
+    of_gpu = ("compute_capability", "gpu", "driver", "cuda")
+    return {
+        **{name: made_by.get(name) for name in kept},
+        "timing_cache_sha256": options.pop("timing_cache_sha256", None),
+        "options": options,
+        "target": {name: made_by.get(name) for name in of_gpu},
+        "executed": _executed(made_by),
+    }
+
+
+def _items(found: object) -> Iterator[object]:
+    yield from found if isinstance(found, list) else ()
+
+
+def _names(kind: Any) -> list[str]:  # noqa: ANN401 - a dataclass
+    return [field.name for field in dataclasses.fields(kind)]

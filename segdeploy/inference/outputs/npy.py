@@ -1,0 +1,15 @@
+"""The class map as a NumPy file: uint8 (H0, W0), for `numpy.load`."""
+
+import io
+
+import numpy as np
+
+from segdeploy.inference.outputs._base import Segmented
+
+SUFFIX = ".npy"
+
+
+def encode(segmented: Segmented) -> bytes:
+    file = io.BytesIO()
+    np.save(file, segmented.class_map, allow_pickle=False)
+    return file.getvalue()

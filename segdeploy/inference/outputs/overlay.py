@@ -1,0 +1,11 @@
+"""The photo tinted with the colours of its classes, as a JPEG."""
+
+from segdeploy import images
+from segdeploy.inference.outputs._base import Segmented
+
+SUFFIX = ".jpg"
+FOLDER_SUFFIX = "-overlays"
+
+
+def encode(segmented: Segmented) -> bytes:
+    return images.overlay_jpeg(segmented.photo, segmented.class_map, segmented.spec.colours)

@@ -1,0 +1,152 @@
+"""Finds the images to segment, and names the files that are made from them so that none replaces another."""
+
+import dataclasses
+import glob
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+
+from segdeploy import images
+from segdeploy.data import dataset
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.inference import outputs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """One file to segment: where it lies, and its path below what the user named (its mask's path below OUT)."""
+
+    root: str
+    relative: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.root, self.relative)
+
+
+def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
+    """Every image below the inputs (a folder, a file, a glob, or a .txt with a path a line), and how many others.
+
+    Folders are walked in the order of names, without following links to folders. `leave_out` is the folder of the
+    masks: what an earlier run wrote there, or into the folders of other outputs beside it, is not looked at. A path in
+    a list is relative to the list's folder.
+    """
+    found: dict[str, Source] = {}
+    skipped = 0
+    apart = {os.path.realpath(folder) for folder in outputs.folders(leave_out)}
+    for source in _each(inputs, apart):
+        if PurePath(source.relative).suffix.lower() in images.EXTENSIONS:
+            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - `..` goes, links stay
+        else:
+            skipped += 1
+    if not found:
+        raise InvalidRequestError(
+            f"there are no images in {', '.join(inputs)}.", f"Known endings: {' '.join(sorted(images.EXTENSIONS))}."
+        )
+    return list(found.values()), skipped
+
+
+def targets(sources: Sequence[Source], *, suffix: str) -> list[PurePath]:
+    """What the files of each image are called, below the folder of their output and without the output's ending.
+
+    It is the image's path without its own ending, or with it where two images would share a file. Raise
+    InvalidRequestError where two still would; `suffix` completes the name that the error shows.
+    """
+    stems = Counter(_stem(source) for source in sources)
+    targets = [_stem(source) if stems[_stem(source)] == 1 else source.relative for source in sources]
+    first: dict[str, Source] = {}
+    for source, target in zip(sources, targets, strict=True):
+        other = first.setdefault(target, source)
+        if other is not source:
+            raise InvalidRequestError(
+                f"{other.path} and {source.path} would both be written to {target}{suffix}.",
+                "Run them one after the other, each with its own --out.",
+            )
+    return [PurePath(target) for target in targets]
+
+
+def require_spared(sources: Sequence[Source], written: Iterable[Path]) -> None:
+    """Raise InvalidRequestError where a file that is to be written is one of the images."""
+    inputs = {_identity(source.path) for source in sources} - {None}
+    for path in written:
+        if _identity(path) in inputs:
+            raise InvalidRequestError(
+                f"{path} is a photograph to read; its mask would replace it.", "Give another --out."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _stem(source: Source) -> str:
+    return source.relative[: -len(PurePath(source.relative).suffix)]
+
+
+def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:
+    for named in inputs:
+        path = Path(named)
+        if path.is_dir():
+            yield from _walked(path, apart)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            yield from _listed(path)
+        elif path.is_file():
+            yield Source(str(path.parent), path.name)
+        else:
+            yield from _globbed(named, apart)
+
+
+def _walked(root: Path, apart: set[str]) -> Iterator[Source]:
+    _require_outside(root, apart)
+    for folder, folders, files in os.walk(root, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(folder, name)) not in apart)
+        below = PurePath(folder).relative_to(root)
+        yield from (Source(str(root), str(below / name)) for name in sorted(files))
+
+
+def _require_outside(root: Path, apart: set[str]) -> None:
+    if os.path.realpath(root) in apart:
+        raise InvalidRequestError(
+            f"{root} is where the masks go: the next run would take them for photographs.", "Give another --out."
+        )
+
+
+def _unreadable(error: OSError) -> None:
+    raise InvalidFileError(f"cannot read the folder {error.filename}: {error.strerror}.", "Check its permissions.")
+
+
+def _listed(path: Path) -> Iterator[Source]:
+    return _rooted([path.parent / line for line in dataset.read_list(path)])
+
+
+def _globbed(pattern: str, apart: set[str]) -> Iterator[Source]:
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - any folder, not one
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise InvalidRequestError(f"{pattern} does not exist.", "Name a folder, an image, a glob or a .txt list.")
+    root = Path(*itertools.takewhile(_is_fixed, Path(pattern).parts))
+    _require_outside(root, apart)
+    ours = {folder for folder in {file.parent for file in files} if _lies_in(folder, apart, below=root)}
+    return _rooted([file for file in files if file.parent not in ours])
+
+
+def _is_fixed(part: str) -> bool:
+    return not any(mark in part for mark in "*?[")
+
+
+def _lies_in(folder: Path, apart: set[str], *, below: Path) -> bool:
+    between = [folder, *folder.parents][: len(folder.parts) - len(below.parts)]
+    return any(os.path.realpath(step) in apart for step in between)
+
+
+def _rooted(files: Sequence[Path]) -> Iterator[Source]:
+    """Paths below the folder that all the files share, so that no mask is written outside `out`."""
+    whole = [os.path.abspath(file) for file in files]  # noqa: PTH100 - `..` goes, links stay
+    root = os.path.commonpath([os.path.dirname(file) for file in whole]) if whole else ""  # noqa: PTH120
+    return (Source(root, os.path.relpath(file, root)) for file in whole)

@@ -1,0 +1,218 @@
+"""Which file is meant, where it lies, whether it is current, and which images come with it."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from segdeploy import artifact, engines, models, signature
+from segdeploy.artifact import Artifact
+from segdeploy.certificate import WeightsKind
+from segdeploy.checkpoints import checkpoint
+from segdeploy.data import dataset, layouts
+from segdeploy.data.dataset import Picture
+from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.origin import WeightsOrigin
+from segdeploy.spec import Precision
+
+EXPORTS = Path("export")
+ENGINES = Path("engines")
+CHECKPOINTS = Path("checkpoints")
+PACKAGED = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "unet"
+PROOF_IMAGES: dict[WeightsKind, int] = {"packaged": 8, "file": 8, "random": 1}  # by default; `parity` takes all
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint and where it came from."""
+
+    kind: WeightsKind
+    checkpoint: Artifact
+
+    def origin_in(self, folder: Path) -> WeightsOrigin:
+        """What a manifest in `folder` says of them; the path is relative, so that the project can move."""
+        path = self.checkpoint.path
+        named = path.name if self.kind == "packaged" else os.path.relpath(path, folder)
+        return WeightsOrigin(kind=self.kind, sha256=self.checkpoint.sha256, path=named)
+
+
+def weights_for(model: str, given: Path | None = None) -> Weights:
+    """The checkpoint that was given, else what training left here, else what comes with the package."""
+    models.require(model)
+    trained, packaged = CHECKPOINTS / f"{model}.safetensors", PACKAGED / f"{model}.safetensors"
+    if given is not None:
+        return Weights("file", of_model(checkpoint.read(given), model))
+    if trained.is_file():
+        return Weights("file", of_model(checkpoint.read(trained), model))
+    if packaged.is_file():
+        return Weights("packaged", checkpoint.read(packaged))
+    raise InvalidRequestError(
+        f"there are no weights for {model}.", f"Train some: segdeploy train --model {model} --data DIR"
+    )
+
+
+def of_model(found: Artifact, model: str) -> Artifact:
+    """The file, once it is of that network."""
+    if found.spec.model != model:
+        raise InvalidFileError(
+            f"{found.path} holds a {found.spec.model}, not a {model}.", f"Give --model {found.spec.model}."
+        )
+    return found
+
+
+# Graphs
+
+
+def current_graph(model: str | None, precision: Precision, form: str | None) -> Artifact | None:
+    """The graph of a model (a name, the path of a graph, or None for the newest), once it is of what is here now."""
+    if model is None:
+        newest = newest_export()
+        return None if newest is None else current_graph(newest, precision, form)
+    if model.endswith(".onnx"):
+        return _of_precision(artifact.read(Path(model)), precision)
+    if model.endswith(".safetensors") or os.sep in model:
+        raise InvalidRequestError(
+            f"{model} is no graph: --model takes a name or a .onnx file.",
+            f"Export it first: segdeploy export --model NAME --weights {model}",
+        )
+    models.require(model)
+    path = artifact.graph_path(EXPORTS, model, precision, form)
+    if not path.is_file() or not artifact.manifest_path(path).is_file():
+        return None
+    graph = artifact.read(path)
+    return None if is_stale(graph) else graph
+
+
+def is_stale(graph: Artifact) -> bool:
+    """Older than the checkpoint that training left, or made from another float32 graph than the one at hand."""
+    if graph.precision is Precision.FP32:
+        trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
+        return trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
+    fp32 = current_graph(graph.spec.model, Precision.FP32, None)
+    return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
+
+
+def _of_precision(graph: Artifact, precision: Precision) -> Artifact:
+    if graph.precision is not precision:
+        raise InvalidFileError(
+            f"{graph.path} is an {graph.precision} graph; {precision} was asked for.",
+            f"Give --engine {graph.precision}.",
+        )
+    return graph
+
+
+def newest_export() -> str | None:
+    """The model of the graph in `export/` that was made last."""
+    graphs = [path for path in EXPORTS.glob("*.onnx") if artifact.manifest_path(path).is_file()]
+    manifests = [artifact.read_manifest(path) for path in graphs]
+    listed = [manifest for manifest in manifests if manifest.spec.output == "class_map"]
+    newest = max(listed, key=lambda manifest: manifest.made_at, default=None)
+    return None if newest is None else newest.spec.model
+
+
+def checkpoint_of(graph: Artifact) -> Artifact:
+    """The checkpoint a graph was made from, once it is still the same file."""
+    weights = graph.origin.weights
+    if weights is None or weights.path is None:
+        raise InvalidFileError(
+            f"{artifact.manifest_path(graph.path)} names no checkpoint.",
+            f"Export again: segdeploy export --model {graph.spec.model}",
+        )
+    base = PACKAGED if weights.kind == "packaged" else graph.path.parent
+    found = checkpoint.read(base / weights.path)
+    if found.sha256 != weights.sha256:
+        raise InvalidFileError(
+            f"{found.path} is no longer the checkpoint that {graph.path} was made from.",
+            f"Export again: segdeploy export --model {graph.spec.model}",
+        )
+    return found
+
+
+def fp32_graph_of(graph: Artifact) -> Artifact:
+    """The float32 graph that one of low precision was made from, once it is still the same file."""
+    again = f"Export again: segdeploy export --model {graph.spec.model} --precision {graph.precision}"
+    source = graph.origin.graph
+    if source is None:
+        raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no graph.", again)
+    fp32 = artifact.read(graph.path.with_name(source.path))
+    if fp32.sha256 != source.sha256:
+        raise InvalidFileError(f"{fp32.path} is no longer the graph that {graph.path} was made from.", again)
+    return fp32
+
+
+# Plans
+
+
+def graph_of_plan(plan: Artifact) -> Artifact:
+    """The graph that a plan was built from, once it is still the same file."""
+    facts, source = signature.facts_of(plan), plan.origin.graph
+    again = f"Build again: segdeploy build --model {plan.spec.model} --engine {facts.runtime}:{plan.precision}"
+    if source is None:
+        raise InvalidFileError(f"{artifact.manifest_path(plan.path)} names no graph.", again)
+    graph = artifact.read(plan.path.parent / source.path)
+    if graph.sha256 != source.sha256:
+        raise InvalidFileError(f"{graph.path} is no longer the graph that {plan.path} was built from.", again)
+    return graph
+
+
+def plan_for(name: str, runtime: str, precision: Precision) -> Artifact | None:
+    """The plan of a network for this machine's GPU, whatever graph it is of; None where there is none."""
+    models.require(name)
+    target = engines.compiling(runtime).target()
+    path = artifact.plan_path(ENGINES, name, runtime, precision, target)
+    if not os.path.lexists(path):
+        return None
+    return of_model(plan_of_engine(signature.read_manifest(path), runtime, precision), name)
+
+
+def is_current(plan: Artifact) -> bool:
+    """Whether a plan is of the graph that would be built now, as far as there is one here to tell."""
+    name = plan.spec.model
+    path = artifact.graph_path(EXPORTS, name, plan.precision, plan.form)
+    if not path.is_file():
+        return True
+    graph = artifact.read(path)
+    if plan.origin.graph is None or graph.sha256 != plan.origin.graph.sha256:
+        return False
+    return not (artifact.graph_path(EXPORTS, name, Precision.FP32).is_file() and is_stale(graph))
+
+
+def plan_of_engine(plan: Artifact, runtime: str, precision: Precision) -> Artifact:
+    """The plan, once it is one of that engine."""
+    made_for = f"{runtime_of(plan)}:{plan.precision}"
+    if made_for != f"{runtime}:{precision}":
+        raise InvalidFileError(
+            f"{plan.path} is a plan of {made_for}; {runtime}:{precision} was asked for.", f"Give --engine {made_for}."
+        )
+    return plan
+
+
+def runtime_of(plan: Artifact) -> str:
+    """The runtime that opens a plan."""
+    runtime = signature.facts_of(plan).runtime
+    if runtime not in [name for name, module in engines.modules().items() if module.OPENS == "plan"]:
+        raise InvalidFileError(f"{plan.path} is a plan of {runtime!r}, which is none of ours.", "Build it again.")
+    return runtime
+
+
+# Images
+
+
+def packaged_images() -> list[Path]:
+    """Thirty-two small photographs of the data that the packaged weights were trained on."""
+    return sorted((PACKAGED / "calibration").glob("*.png"))
+
+
+def pictures_of(data: Path | None) -> list[Picture]:
+    """Validation images with masks of a labelled folder, all images of an unlabelled one, or the packaged ones."""
+    if data is None:
+        return [Picture(image, None) for image in packaged_images()]
+    if layouts.is_labelled(data):
+        return list(layouts.open_folder(data).val)
+    return [Picture(image, None) for image in dataset.image_files(data)]
+
+
+def proof_images_of(graph: Artifact) -> list[Picture]:
+    """The packaged images that a file is proven on where no others are given."""
+    kind: WeightsKind = "file" if graph.origin.weights is None else graph.origin.weights.kind
+    return pictures_of(None)[: PROOF_IMAGES[kind]]

@@ -1,0 +1,42 @@
+"""What the tests of `infer` share: segment a folder with the small network, and look at what was written."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segdeploy import api
+from segdeploy.engines import Engine
+from segdeploy.inference import run, sources
+from segdeploy.inference.report import Report
+
+ORT = ("--engine", "ort:fp32")
+WITH_OVERLAYS = ("mask", "overlay")
+
+
+def segment(*inputs: str, out: str = "masks", write: Sequence[str] = ("mask",)) -> Report:
+    """Segment with the network of the working directory, as the command does."""
+    return api.infer(inputs, out=out, model="unet", engine="ort:fp32", write=write)
+
+
+def written(engine: Engine, *kinds: str, done: Callable[[], None] = lambda: None) -> run.Summary:
+    """Segment photos with an open engine; masks go to masks, other outputs beside it."""
+    images, _ = sources.find(["photos"], leave_out=Path("masks"))
+    return run.run(engine, images, Path("masks"), outputs=kinds or ("mask",), done=done)
+
+
+def below(folder: str | Path) -> list[str]:
+    """Every file, relative to the folder."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir())
+
+
+def found(*inputs: str, out: str = "masks") -> tuple[list[str], int]:
+    images, skipped = sources.find(inputs, leave_out=Path(out))
+    return [str(source.relative) for source in images], skipped
+
+
+def indices(mask: Path) -> NDArray[np.uint8]:
+    with Image.open(mask) as image:
+        return np.array(image)
