@@ -25,7 +25,7 @@ import numpy as np
 from _contest import answer_of, competitor, in_turns
 from _graphs import full_size
 
-from segdeploy import artifact, engines, models
+from segdeploy import artifact, engines, models, typed_json
 from segdeploy.engines import RunOptions
 from segdeploy.spec import Precision
 from segdeploy.timing import latency, machine
@@ -40,7 +40,11 @@ SHORTEST_S, BATCHES_A_ROUND = 5, 4
 
 def compared(found: Mapping[str, list[float]], reference: str) -> dict[str, Any]:
     return {
-        name: {"median": float(np.median(kept)), "samples": kept, **latency.ratio(kept, found[reference])}
+        name: {
+            "median": float(np.median(kept)),
+            "samples": kept,
+            **typed_json.to_builtins(latency.ratio(kept, found[reference])),
+        }
         for name, kept in found.items()
     }
 
@@ -138,7 +142,8 @@ def main() -> None:
     os.chdir(given.work)
     found = throughput(given.network or models.names(), given.precision or PRECISIONS, given.rounds)
     command = shlex.join(["python", "benchmarks/engines.py", given.what])
-    report = {"schema": SCHEMA, "name": given.what, "command": command, "machine": machine.describe(), **found}
+    report = {"schema": SCHEMA, "name": given.what, "command": command, **found}
+    report["machine"] = json.loads(typed_json.to_text(machine.describe()))
     name = f"engines_{given.what}"
     report["rows"] = sorted([*report["rows"], *_others(HERE / f"{name}.json", report)], key=_place)
     artifact.write_atomically(HERE / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())

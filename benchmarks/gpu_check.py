@@ -39,7 +39,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402 - once it is there
 
-from segdeploy import artifact, engines, images, making, models  # noqa: E402 - the checkout, not an installed one
+import segdeploy  # noqa: E402 - the checkout, not an installed one
+from segdeploy import artifact, engines, images, making, models, typed_json, workspace  # noqa: E402
 from segdeploy.artifact import Artifact  # noqa: E402
 from segdeploy.engines import Engine  # noqa: E402
 from segdeploy.errors import SegdeployError  # noqa: E402
@@ -93,13 +94,13 @@ def tested(required: Sequence[str], mark: str) -> dict[str, Any]:
 def graphs(name: str, folder: Path | None, size: tuple[int, int]) -> dict[Precision, Artifact]:
     """fp32, fp16 and signed int8 of an untrained network: made here, or taken from `folder`."""
     if folder is None:
-        from _graphs import narrowed, untrained
+        from _graphs import quantized, untrained
 
         fp32 = untrained(name, size)
         return {
             Precision.FP32: fp32,
-            Precision.FP16: narrowed(fp32, Precision.FP16),
-            Precision.INT8: narrowed(fp32, Precision.INT8, ["signed"]),
+            Precision.FP16: quantized(fp32, Precision.FP16),
+            Precision.INT8: quantized(fp32, Precision.INT8, ["signed"]),
         }
     forms = {Precision.FP32: None, Precision.FP16: None, Precision.INT8: "signed"}
     paths = {kind: artifact.graph_path(folder, name, kind, form) for kind, form in forms.items()}
@@ -139,7 +140,7 @@ def _engine(runtime: str, graph: Artifact, device: str) -> Engine:
     file = graph
     if engines.modules()[runtime].OPENS == "plan":
         options = engines.BuildOptions(max_batch=max(BATCHES))
-        file = engines.compiling(runtime).compile(graph, making.ENGINES, options)
+        file = engines.compiling(runtime).compile(graph, workspace.ENGINES, options)
     return engines.open_engine(file, runtime=runtime, device=device)
 
 
@@ -148,11 +149,11 @@ def torch_engine(name: str, device: str, size: tuple[int, int], *, compiled: boo
     import torch
 
     from segdeploy.engines.pytorch import TorchEngine
-    from segdeploy.palettes import named
+    from segdeploy.palettes import VOC
     from segdeploy.spec import Spec
 
     torch.manual_seed(making.RANDOM_SEED)
-    palette = named["voc"]
+    palette = VOC
     network = models.build(name, len(palette.classes)).eval()
     spec = Spec(name, {}, palette.classes, palette.colours, *size, margin=network.margin)
     engine = TorchEngine(models.deployed(network, spec).eval(), spec, device=device)
@@ -182,7 +183,8 @@ def timed(name: str, listed: dict[str, Any], runs: int, batches: Sequence[int]) 
 
 
 def _row(name: str, label: str, level: str, batch: int, ms: Sequence[float]) -> dict[str, Any]:
-    return {"network": name, "engine": label, "level": level, "batch": batch, **latency.summary(ms, batch=batch)}
+    times = typed_json.to_builtins(latency.summary(ms, batch=batch))
+    return {"network": name, "engine": label, "level": level, "batch": batch, **times}
 
 
 def trtexec(name: str, made: dict[Precision, Artifact], batches: Sequence[int]) -> list[dict[str, Any]]:
@@ -199,7 +201,7 @@ def trtexec(name: str, made: dict[Precision, Artifact], batches: Sequence[int]) 
 
 
 def photographs(count: int) -> list[Path]:
-    return making.packaged_images()[:count]
+    return workspace.packaged_images()[:count]
 
 
 def proven(device: str) -> list[dict[str, Any]]:
@@ -212,9 +214,9 @@ def proven(device: str) -> list[dict[str, Any]]:
         for precision in precisions if facts["obstacle"] is None else []:
             engine = f"{runtime}:{precision}"
             try:
-                report = making.parity("unet", engine=engine, device=device)
-                agreement = report["stages"][-1]["agreement"]
-                rows.append({"engine": engine, "passed": report["passed"], "agreement": agreement})
+                proof = segdeploy.parity("unet", engine=engine, device=device)
+                agreement = proof.stages[-1].agreement
+                rows.append({"engine": engine, "passed": proof.passed, "agreement": agreement})
             except SegdeployError as error:
                 rows.append({"engine": engine, "passed": False, "reason": error.what})
     return rows
@@ -239,7 +241,8 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     names, batches, runs = (["unet"], (1, 2), 2) if given.rehearse else (models.names(), BATCHES, given.runs)
     exporting = all(importlib.util.find_spec(package) for package in EXPORTING)
     report: dict[str, Any] = {"schema": SCHEMA, "made_at": artifact.now(), "rehearsal": given.rehearse}
-    report |= {"machine": machine.describe(), "gpu": _gpu(), "runtimes": found(device), "rows": [], "proofs": []}
+    here = typed_json.to_builtins(machine.describe())
+    report |= {"machine": here, "gpu": _gpu(), "runtimes": found(device), "rows": [], "proofs": []}
     # What is installed and cannot be used is in `runtimes`, with its obstacle; what can be used may skip no test.
     usable = [name for name, facts in report["runtimes"].items() if facts["obstacle"] is None]
     report["tests"] = tested(usable, mark)
@@ -258,12 +261,8 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _gpu() -> dict[str, Any] | None:
-    import dataclasses
-
-    from segdeploy.engines._tensorrt import gpu_here
-
     try:
-        return dataclasses.asdict(gpu_here())
+        return dict(typed_json.to_builtins(engines.gpu_here()))
     except SegdeployError as error:
         return {"obstacle": error.what}
 

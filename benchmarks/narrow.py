@@ -31,7 +31,7 @@ import openvino
 from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy import artifact, engines, images, making, models
+from segdeploy import artifact, engines, images, making, models, typed_json
 from segdeploy.graphs.graph import Graph, convolution_work
 from segdeploy.progress import silent
 from segdeploy.quantization import search
@@ -255,11 +255,12 @@ def main() -> None:
 
 
 def write(name: str, words: str, report: dict[str, Any], table: str) -> None:
-    facts = machine.describe()
+    here = machine.describe()
     command = f"python benchmarks/narrow.py {words}"
-    document = {"schema": SCHEMA, "command": command, "made_at": artifact.now(), "machine": facts, **report}
+    document = {"schema": SCHEMA, "command": command, "made_at": artifact.now()}
+    document |= {"machine": typed_json.to_builtins(here), **report}
     artifact.write_atomically(HERE / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
-    head = f"`{command}` on {facts['processor']}, {facts['cores']} cores.\n\n"
+    head = f"`{command}` on {here.processor}, {here.cores} cores.\n\n"
     artifact.write_atomically(HERE / f"{name}.md", (head + table + "\n").encode())
     sys.stdout.write(head + table + "\n")
 

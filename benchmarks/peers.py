@@ -1,5 +1,7 @@
 """Measure segdeploy against the tools people would use instead; writes benchmarks/peers_NAME.json and .md.
 
+peers_speed.json is a result for `segdeploy report`; peers_speed_rounds.json has every sample it is made of.
+
     python benchmarks/peers.py speed [--network NAME] [--precision int8] [--batch 8] [--rounds N] [--work DIR]
     python benchmarks/peers.py accuracy --data DIR [--network NAME] [--work DIR]
 
@@ -16,38 +18,42 @@ those are measured anew, and the other rows stay. Graphs are made in --work.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import itertools
-import json
 import os
 import shlex
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import _peer_results as peer_results
 import numpy as np
 import onnx
 import onnxruntime
 import openvino
 from _contest import competitor, in_turns
 from _graphs import full_size
+from _peer_results import LEVELS, OURS, PYTORCH, Accuracy, Rounds, Score, SpeedRounds
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 
-from segdeploy import artifact, engines, images, making, metrics, models
+import segdeploy
+from segdeploy import artifact, engines, images, making, metrics, models, typed_json, workspace
 from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
-from segdeploy.data import dataset
+from segdeploy.data import layouts
+from segdeploy.data.dataset import read_truth
 from segdeploy.graphs.graph import Graph
 from segdeploy.graphs.to_onnx import to_graph
 from segdeploy.proof import accuracy
 from segdeploy.spec import Precision, Spec
-from segdeploy.timing import latency, machine
+from segdeploy.timing import latency, machine, results
+from segdeploy.timing.result_types import Result, Subject
+from segdeploy.workspace import EXPORTS
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
@@ -56,8 +62,6 @@ BATCHES = (1, 8)
 ROUNDS = {1: 12, 8: 6}
 PHOTOGRAPHS = 8
 NNCF = ("nncf==3.4.0", f"openvino=={openvino.__version__.split('-')[0]}", "onnx")
-OURS = "segdeploy"
-LEVELS = ("host", "image_to_mask")
 
 
 def competitors(name: str, precision: Precision, graph: Path, peers: Mapping[str, Path]) -> dict[str, list[str | Path]]:
@@ -69,7 +73,7 @@ def competitors(name: str, precision: Precision, graph: Path, peers: Mapping[str
             "OpenVINO, NNCF": [PEERS / "openvino_numpy.py", peers["nncf"]],
             OURS: ours,
         }
-    weights = making.EXPORTS / f"{name}.random.safetensors"
+    weights = EXPORTS / f"{name}.random.safetensors"
     return {
         "torch eager": [PEERS / "torch_pillow.py", "eager", weights],
         "torch channels_last": [PEERS / "torch_pillow.py", "channels_last", weights],
@@ -80,11 +84,9 @@ def competitors(name: str, precision: Precision, graph: Path, peers: Mapping[str
     }
 
 
-def contest(
-    name: str, precision: Precision, batch: int, rounds: int, peers: Mapping[str, Path]
-) -> list[dict[str, Any]]:
-    """A row for each competitor and level."""
-    graph = artifact.read(artifact.graph_path(making.EXPORTS, name, precision, _form(precision)))
+def contest(name: str, precision: Precision, batch: int, rounds: int, peers: Mapping[str, Path]) -> list[Rounds]:
+    """The samples of each competitor at each level."""
+    graph = artifact.read(artifact.graph_path(EXPORTS, name, precision, _form(precision)))
     files = [str(path) for path in photographs()[:batch]]
     place = [str(graph.spec.height), str(graph.spec.width), *files]
     with contextlib.ExitStack() as stack:
@@ -97,14 +99,20 @@ def contest(
         samples = in_turns(rounds, asked)
         maps = {each: _class_maps(ask, f"{each}.npy") for each, ask in asked.items()}
     agreement = {each: float(np.mean(found == _reference(name, batch, maps))) for each, found in maps.items()}
-    rows = []
-    for each, (index, level) in itertools.product(samples, enumerate(LEVELS)):
-        ms = [found[index] for found in samples[each]]
-        facts = {"subject": f"{name} {precision} {each}", "model": name, "precision": precision, "level": level}
-        facts |= {"engine": each, "batch": batch, "agreement": agreement[each], "miou": None, "samples_ms": ms}
-        rows.append({**facts, **latency.summary(ms, batch=batch)})
-    report_progress(rows)
-    return rows
+    timed = [
+        Rounds(
+            model=name,
+            precision=precision,
+            batch=batch,
+            level=level,
+            tool=each,
+            agreement=agreement[each],
+            samples_ms=tuple(found[index] for found in samples[each]),
+        )
+        for each, (index, level) in itertools.product(samples, enumerate(LEVELS))
+    ]
+    report_progress(timed)
+    return timed
 
 
 def _class_maps(ask: Any, file: str) -> NDArray[np.uint8]:  # noqa: ANN401 - a competitor
@@ -123,15 +131,15 @@ def _reference(name: str, batch: int, maps: Mapping[str, NDArray[np.uint8]]) -> 
     return found
 
 
-def report_progress(rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
-        ms = row["latency_ms"]["median"]
-        print(f"{row['subject']:50} {row['level']:14} {row['batch']} {ms:9.1f} ms {row['agreement']:.4%}", flush=True)
+def report_progress(timed: Sequence[Rounds]) -> None:
+    for each in timed:
+        ms = float(np.median(each.samples_ms))
+        print(f"{each.subject:50} {each.level:14} {each.batch} {ms:9.1f} ms {each.agreement:.4%}", flush=True)
 
 
 def draw(graph: Path, precision: str, files: Sequence[str]) -> None:
     """Ours, in the protocol of the peers: the product's own path from image file to encoded mask."""
-    with making.open(str(graph), engine=precision) as engine:
+    with segdeploy.open(str(graph), engine=precision) as engine:
         watched = _Watched(engine)
         task = latency.image_to_mask(watched, [Path(file) for file in files])
         for line in sys.stdin:
@@ -161,7 +169,7 @@ def photographs() -> list[Path]:
     """Eight of the packaged photographs at 480x640, as JPEG: what a camera gives is larger than the network."""
     folder = Path("photographs")
     folder.mkdir(exist_ok=True)
-    for path in making.packaged_images()[:PHOTOGRAPHS]:
+    for path in workspace.packaged_images()[:PHOTOGRAPHS]:
         file = folder / f"{path.stem}.jpg"
         if not file.exists():
             Image.fromarray(images.to_network_size(images.read(path), height=480, width=640)).save(file, quality=92)
@@ -213,67 +221,84 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime is 
         return next(self._left, None)
 
 
-def speed(names: Sequence[str], precisions: Sequence[Precision], batches: Sequence[int], rounds: int | None) -> Any:  # noqa: ANN401
-    rows, subjects = [], []
+def speed(
+    names: Sequence[str], precisions: Sequence[Precision], batches: Sequence[int], rounds: int | None
+) -> tuple[list[Rounds], list[Subject]]:
+    timed, subjects = [], []
     for name in names:
-        if not all(artifact.graph_path(making.EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
+        if not all(artifact.graph_path(EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
             full_size(name)
-        network, spec = checkpoint.load(making.EXPORTS / f"{name}.random.safetensors")
-        few = making.packaged_images()[: making.RANDOM_STATISTICS]
+        network, spec = checkpoint.load(EXPORTS / f"{name}.random.safetensors")
+        few = workspace.packaged_images()[: making.RANDOM_STATISTICS]
         peers = peer_graphs(network, spec, few, Path("peers") / name)
         for precision, batch in itertools.product(precisions, batches):
-            rows += contest(name, precision, batch, rounds or ROUNDS[batch], peers)
+            timed += contest(name, precision, batch, rounds or ROUNDS[batch], peers)
         for precision in precisions:
             subjects += _subjects(name, precision, spec, peers)
-    return {"rows": rows, "subjects": subjects}
+    return timed, subjects
 
 
 def _form(precision: Precision) -> str | None:
     return "unsigned" if precision is Precision.INT8 else None
 
 
-def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, Path]) -> list[dict[str, Any]]:
-    graph = artifact.read(artifact.graph_path(making.EXPORTS, name, precision, _form(precision)))
-    with making.open(str(graph.path), engine=precision) as engine:
-        chosen = engine.runtime
+def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, Path]) -> list[Subject]:
+    graph = artifact.read(artifact.graph_path(EXPORTS, name, precision, _form(precision)))
+    with segdeploy.open(str(graph.path), engine=precision) as engine:
+        runtime = engine.runtime
     found = []
     for each, command in competitors(name, precision, graph.path, peers).items():
         file = next(part for part in command if isinstance(part, Path) and part.suffix != ".py")
-        facts = {"id": f"{name} {precision} {each}", "model": name, "engine": each, "precision": precision}
-        facts |= {"runtime": chosen if each == OURS else None, "peer": each != OURS, "device": "cpu"}
-        facts |= {"path": file.name, "sha256": artifact.sha256(file), "size_mb": _size_mb(file)}
-        facts |= {"height": spec.height, "width": spec.width, "threads": len(os.sched_getaffinity(0))}
-        facts |= {"classes": spec.classes, "colours": spec.colours, "random_weights": True, "miou": None}
-        found.append({**facts, "miou_reason": "the networks are untrained"})
+        subject = Subject(
+            id=f"{name} {precision} {each}",
+            model=name,
+            engine=each,
+            runtime=runtime if each == OURS else None,
+            precision=precision,
+            device="cpu",
+            peer=each != OURS,
+            path=file.name,
+            sha256=artifact.sha256(file),
+            size_mb=_size_mb(file),
+            height=spec.height,
+            width=spec.width,
+            threads=len(os.sched_getaffinity(0)),
+            classes=spec.classes,
+            colours=spec.colours,
+            random_weights=True,
+            miou_reason="the networks are untrained",
+        )
+        found.append(subject)
     return found
 
 
-def _with_agreement(subject: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _with_agreement(subject: Subject, rounds: Sequence[Rounds]) -> Subject:
     """The least over the batches; int8 of an untrained network says nothing about int8."""
-    if subject["precision"] == Precision.INT8:
-        return {**subject, "agreement": None, "agreement_reason": "untrained: see peers_accuracy.md"}
-    return {**subject, "agreement": min(row["agreement"] for row in rows if row["subject"] == subject["id"])}
+    if subject.precision == Precision.INT8:
+        return dataclasses.replace(subject, agreement=None, agreement_reason="untrained: see peers_accuracy.md")
+    least = min(each.agreement for each in rounds if each.subject == subject.id)
+    return dataclasses.replace(subject, agreement=least)
 
 
 def _size_mb(file: Path) -> float:
     return sum(each.stat().st_size for each in (file, file.with_suffix(".bin")) if each.exists()) / 1e6
 
 
-def scores(names: Sequence[str], data: Path) -> list[dict[str, Any]]:
+def scores(names: Sequence[str], data: Path) -> list[Score]:
     """What mIoU and agreement the packaged networks have in PyTorch, and in int8 by three tools."""
-    rows = []
+    found = []
     for name in names:
-        network, spec = checkpoint.load(making.PACKAGED / f"{name}.safetensors")
-        peers = peer_graphs(network, spec, making.packaged_images(), Path("packaged") / name)
+        network, spec = checkpoint.load(workspace.PACKAGED / f"{name}.safetensors")
+        peers = peer_graphs(network, spec, workspace.packaged_images(), Path("packaged") / name)
         making.export(name)
-        making.narrow(name, making.Narrow(Precision.INT8, ["unsigned"]))
+        making.export(name, precision=Precision.INT8, options=making.ExportOptions(forms=("unsigned",)))
         run = {"ONNX Runtime, quantize_static": _in_onnxruntime, "OpenVINO, NNCF": _in_openvino}
         graphs = {"ONNX Runtime, quantize_static": peers["quantize_static"], "OpenVINO, NNCF": peers["nncf"]}
-        with making.open(name, engine="torch:fp32") as torch, making.open(name, engine="int8") as ours:
-            draws = {"PyTorch, fp32": torch.classify, OURS: ours.classify}
+        with segdeploy.open(name, engine="torch:fp32") as torch, segdeploy.open(name, engine="int8") as ours:
+            draws = {PYTORCH: torch.classify, OURS: ours.classify}
             draws |= {each: run[each](graphs[each], spec) for each in run}
-            rows += _scored(name, spec, draws, data)
-    return rows
+            found += _scored(name, spec, draws, data)
+    return found
 
 
 def _in_onnxruntime(graph: Path, spec: Spec) -> Any:  # noqa: ANN401
@@ -291,118 +316,64 @@ def _as_float(batch: NDArray[np.uint8], spec: Spec) -> NDArray[np.float32]:
     return ((batch.astype(np.float32) / 255 - spec.mean) / spec.std).transpose(0, 3, 1, 2).astype(np.float32)
 
 
-def _scored(name: str, spec: Spec, draws: Mapping[str, Any], data: Path) -> list[dict[str, Any]]:
+def _scored(name: str, spec: Spec, draws: Mapping[str, Any], data: Path) -> list[Score]:
     counts = {each: np.zeros((len(spec.classes),) * 2, np.int64) for each in draws}
     agreeing, pixels = dict.fromkeys(draws, 0), 0
-    for sample in dataset.open_folder(data).val:
-        truth = dataset.read_truth(sample.mask, classes=len(spec.classes), ignore_index=spec.ignore_index)
-        batch = images.prepared(images.read(sample.image), spec)[None]
+    for picture in layouts.open_folder(data).val:
+        truth = read_truth(picture.label, classes=len(spec.classes), ignore_index=spec.ignore_index)
+        batch = images.prepared(images.read(picture.image), spec)[None]
         maps = {each: classify(batch)[0] for each, classify in draws.items()}
         pixels += maps[OURS].size
         for each, found in maps.items():
             counts[each] += accuracy.against(truth, found, spec)
-            agreeing[each] += int(np.count_nonzero(found == maps["PyTorch, fp32"]))
-    found = [
-        {"network": name, "tool": each, "miou": metrics.miou(counts[each]), "agreement": agreeing[each] / pixels}
+            agreeing[each] += int(np.count_nonzero(found == maps[PYTORCH]))
+    scored = [
+        Score(network=name, tool=each, miou=metrics.miou(counts[each]) or 0.0, agreement=agreeing[each] / pixels)
         for each in draws
     ]
-    print(json.dumps(found), flush=True)
-    return found
+    print(typed_json.to_builtins(scored), flush=True)
+    return scored
 
 
-def merged(path: Path, found: dict[str, Any], key: Any) -> dict[str, Any]:  # noqa: ANN401
-    """What was measured now, and what an earlier call on the same machine measured besides."""
-    if path.is_file():
-        before = json.loads(path.read_bytes())
-        if all(before["machine"][fact] == found["machine"][fact] for fact in ("processor", "cores", "packages")):
-            for part in ("rows", "subjects"):
-                fresh = {key(row) for row in found.get(part, [])}
-                found[part] = [*found.get(part, []), *(row for row in before.get(part, []) if key(row) not in fresh)]
-    for part in ("rows", "subjects"):
-        found[part] = sorted(found.get(part, []), key=key)
-    return found
+def write_speed(timed: Sequence[Rounds], subjects: Sequence[Subject], command: str) -> None:
+    """The rounds, the result and the page; with what an earlier call on the same machine measured besides."""
+    path, kept = HERE / "peers_speed.json", HERE / "peers_speed_rounds.json"
+    here, before = machine.describe(), peer_results.read(kept, SpeedRounds)
+    if before is not None and peer_results.is_like(here, before.machine):
+        timed = peer_results.merged(timed, before.rounds, lambda each: each.place)
+        subjects = peer_results.merged(subjects, results.read(path).subjects, lambda each: (each.id,))
+    rounds = peer_results.merged(timed, (), lambda each: each.place)
+    subjects = [_with_agreement(subject, rounds) for subject in sorted(subjects, key=lambda each: each.id)]
+    result = Result(
+        made_at=artifact.now(),
+        command=command,
+        version=machine.provenance().version,
+        commit=machine.provenance().commit,
+        machine=here,
+        images=PHOTOGRAPHS,
+        subjects=tuple(subjects),
+        rows=tuple(peer_results.rows(rounds, subjects)),
+    )
+    found = SpeedRounds(
+        command=command,
+        made_at=artifact.now(),
+        machine=here,
+        rounds=rounds,
+        ratios=tuple(peer_results.ratios(rounds)),
+    )
+    artifact.write_atomically(kept, typed_json.to_text(found))
+    artifact.write_atomically(path, typed_json.to_text(result))
+    artifact.write_atomically(path.with_suffix(".md"), peer_results.speed_page(found, PRECISIONS).encode())
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = ("network", "tool", "id", "model", "precision", "batch", "level", "engine")
-    return tuple(str(row[part]) if part in row else "" for part in parts)
-
-
-def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The time of segdeploy over that of each peer, round by round."""
-    groups = itertools.groupby(rows, key=lambda row: (row["model"], row["precision"], row["batch"], row["level"]))
-    found = []
-    for (model, precision, batch, level), members in groups:
-        each = {row["engine"]: row["samples_ms"] for row in members}
-        ours = each.pop(OURS)
-        for peer, theirs in each.items():
-            facts = {"model": model, "precision": precision, "batch": batch, "level": level, "peer": peer}
-            found.append({"engine": OURS, **facts, **latency.ratio(ours, theirs)})
-    return found
-
-
-def speed_page(document: Mapping[str, Any]) -> str:
-    """A table for each precision and level: medians, and under each peer the ratio with its interval."""
-    told = [
-        "Medians in ms for the whole batch; in brackets segdeploy's time over the peer's, round by round, with its",
-        "95 % interval: below 1, segdeploy is ahead. The networks are untrained, so the last table, of pixels that",
-        "agree with PyTorch eager's masks, says that fp32 is the same network in all of them; what int8 costs is in",
-        "`peers_accuracy.md`, with trained ones.",
-    ]
-    lines = [_head("speed", document), *told, ""]
-    for precision, level in itertools.product(PRECISIONS, reversed(LEVELS)):
-        members = _where(document["rows"], precision=precision, level=level)
-        beside = {_spot(each): each for each in _where(document["ratios"], precision=precision, level=level)}
-        lines += _table(f"{precision}, {level.replace('_', ' ')}", members, functools.partial(_cell, ratios=beside))
-    fp32 = _where(document["rows"], precision=Precision.FP32, level="host")
-    return "\n".join([*lines, *_table("fp32, agreement", fp32, lambda row: f"{row['agreement']:.3%}")])
-
-
-def _where(rows: Sequence[Mapping[str, Any]], **facts: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if all(row[fact] == value for fact, value in facts.items())]
-
-
-def _spot(ratio: Mapping[str, Any]) -> tuple[str, int, str]:
-    return ratio["model"], ratio["batch"], ratio["peer"]
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
-    tools = sorted({row["engine"] for row in rows}, key=lambda tool: (tool == OURS, tool))
-    lines = [f"## {title}", "", f"| network | batch | {' | '.join(tools)} |"]
-    lines.append(f"| --- | --- | {' | '.join('---' for _ in tools)} |")
-    for (model, batch), members in itertools.groupby(rows, key=lambda row: (row["model"], row["batch"])):
-        each = {row["engine"]: cell(row) for row in members}
-        lines.append(f"| {model} | {batch} | {' | '.join(each.get(tool, '-') for tool in tools)} |")
-    return [*lines, ""]
-
-
-def _cell(row: Mapping[str, Any], ratios: Mapping[tuple[str, int, str], Mapping[str, Any]]) -> str:
-    median = f"{row['latency_ms']['median']:.4g}"
-    ratio = ratios.get((row["model"], row["batch"], row["engine"]))
-    if ratio is None:
-        return f"**{median}**"
-    low, high = ratio["interval"]
-    return f"{median} ({ratio['ratio']:.3f}; {low:.3f} to {high:.3f})"
-
-
-def accuracy_page(document: Mapping[str, Any]) -> str:
-    lines = [
-        _head("accuracy", document),
-        "| network | tool | mIoU | points against PyTorch | agreement |",
-        "|---|---|---|---|---|",
-    ]
-    reference = {row["network"]: row["miou"] for row in document["rows"] if row["tool"].startswith("PyTorch")}
-    for row in document["rows"]:
-        change = 100 * (row["miou"] - reference[row["network"]])
-        lines.append(
-            f"| {row['network']} | {row['tool']} | {row['miou']:.4f} | {change:+.3f} | {row['agreement']:.3%} |"
-        )
-    return "\n".join([*lines, ""])
-
-
-def _head(what: str, document: Mapping[str, Any]) -> str:
-    facts = document["machine"]
-    return f"# Peers: {what}\n\n`{document['command']}` on {facts['processor']}, {facts['cores']} cores.\n"
+def write_accuracy(scored: Sequence[Score], command: str) -> None:
+    path = HERE / "peers_accuracy.json"
+    here, before = machine.describe(), peer_results.read(path, Accuracy)
+    like = before is not None and peer_results.is_like(here, before.machine)
+    rows = peer_results.merged(scored, before.rows if before and like else (), lambda each: (each.network, each.tool))
+    found = Accuracy(command=command, made_at=artifact.now(), machine=here, rows=rows)
+    artifact.write_atomically(path, typed_json.to_text(found))
+    artifact.write_atomically(path.with_suffix(".md"), peer_results.accuracy_page(found).encode())
 
 
 def main() -> None:
@@ -422,20 +393,12 @@ def main() -> None:
     work = given.work / given.what  # the packaged graphs bear the names of the untrained ones
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
-    if given.what == "speed":
-        found = speed(names, given.precision or PRECISIONS, given.batch or BATCHES, given.rounds)
-    else:
-        found = {"rows": scores(names, data)}
     command = shlex.join(["python", "benchmarks/peers.py", given.what, *(["--data", data.name] if data else [])])
-    document = {"schema": 2, "kind": "bench" if given.what == "speed" else "accuracy", "command": command}
-    path = HERE / f"peers_{given.what}.json"
-    document = merged(path, {**document, "made_at": artifact.now(), "machine": machine.describe(), **found}, _key)
     if given.what == "speed":
-        document |= {"ratios": ratios(document["rows"]), "images": PHOTOGRAPHS}
-        document["subjects"] = [_with_agreement(subject, document["rows"]) for subject in document["subjects"]]
-    page = speed_page(document) if given.what == "speed" else accuracy_page(document)
-    artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
-    artifact.write_atomically(path.with_suffix(".md"), page.encode())
+        timed, subjects = speed(names, given.precision or PRECISIONS, given.batch or BATCHES, given.rounds)
+        write_speed(timed, subjects, command)
+    else:
+        write_accuracy(scores(names, data), command)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from unittest import mock
 
 from numpy.typing import NDArray
 
-from segdeploy import artifact, benchmarking, engines
+from segdeploy import artifact, benchmarking, engines, typed_json
 from segdeploy.artifact import Artifact
+from segdeploy.benchmarking import BenchOptions
 from segdeploy.engines import Engine
 from segdeploy.timing import machine
 
@@ -58,14 +59,14 @@ def slowed(share: float) -> Iterator[None]:
 
 def repetition(share: float) -> dict[str, Any]:
     with slowed(share):
-        report = benchmarking.run("unet", engine_names=[ENGINE], compare=KEPT)
-    rows = report["comparison"]["rows"]
+        report = benchmarking.run("unet", BenchOptions(engines=[ENGINE], compare=KEPT))
+    rows = report.comparison.rows if report.comparison else ()
     found = {
         "slowdown": share,
-        "caught": bool(report["failures"]),
-        "runs": report["rows"][0]["runs"],
-        "flags": report["conditions"]["flags"],
-        "levels": {row["level"]: {"ratio": row["ratio"], "interval": row["interval"]} for row in rows},
+        "caught": bool(report.failures),
+        "runs": report.rows[0].runs,
+        "flags": report.conditions.flags if report.conditions else (),
+        "levels": {row.level: {"ratio": row.ratio, "interval": row.interval} for row in rows},
     }
     sys.stdout.write(f"{json.dumps(found)}\n")
     sys.stdout.flush()
@@ -103,12 +104,12 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     os.chdir(given.work)
-    benchmarking.run("unet", engine_names=[ENGINE], save=KEPT)
+    benchmarking.run("unet", BenchOptions(engines=[ENGINE], save=KEPT))
     document: dict[str, Any] = {
         "schema": 1,
         "command": shlex.join(["python", "benchmarks/regressions.py", "--repetitions", str(given.repetitions)]),
         "made_at": artifact.now(),
-        "machine": machine.describe(),
+        "machine": typed_json.to_builtins(machine.describe()),
         "slowdown": given.slowdown / 100,
         "repetitions": [],
     }

@@ -7,52 +7,74 @@ validation images; the full-size networks, untrained, are timed at 360x480 again
 """
 
 import argparse
-import json
+import dataclasses
 import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from segdeploy import artifact, benchmarking, making, models
+import segdeploy
+from segdeploy import artifact, benchmarking, models, typed_json
+from segdeploy.benchmarking import BenchOptions
+from segdeploy.certificate import Certificate
+from segdeploy.making import ExportOptions
 from segdeploy.timing import machine
 from segdeploy.timing.latency import Effort
+from segdeploy.timing.result_types import Machine, Row
 
 ENGINES = ("ort:fp32", "torch:fp32")
 RUNS = 30
 FULL_SIZE_RUNS = 10
-SCHEMA = 1
 
 
-def packaged(name: str, data: Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A network with packaged or random weights: the proof of the packaged ones, and the times of both engines."""
+
+    model: str
+    weights: str
+    parity: Certificate | None = None
+    rows: tuple[Row, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    schema: int = 2
+    command: str
+    made_at: str
+    machine: Machine
+    results: tuple[Measured, ...]
+
+
+def packaged(name: str, data: Path) -> Measured:
     """Parity over all validation images, and both engines timed and scored."""
-    making.export(name)
-    proof = making.parity(name, data=data)
-    rows = benchmarking.run(name, engine_names=ENGINES, data=data, effort=Effort(runs=RUNS))["rows"]
-    return {"model": name, "weights": "packaged", "parity": proof, "rows": rows}
+    segdeploy.export(name)
+    proof = segdeploy.parity(name, data=data)
+    found = benchmarking.run(name, BenchOptions(engines=ENGINES, data=data, effort=Effort(runs=RUNS)))
+    return Measured(model=name, weights="packaged", parity=proof, rows=found.rows)
 
 
-def full_size(name: str) -> dict[str, Any]:
+def full_size(name: str) -> Measured:
     """The network of the paper at 360x480, 21 classes, untrained: latency only."""
-    making.export(name, weights="random")
-    rows = benchmarking.run(name, engine_names=ENGINES, effort=Effort(runs=FULL_SIZE_RUNS))["rows"]
-    return {"model": name, "weights": "random", "rows": rows}
+    segdeploy.export(name, options=ExportOptions(weights="random"))
+    found = benchmarking.run(name, BenchOptions(engines=ENGINES, effort=Effort(runs=FULL_SIZE_RUNS)))
+    return Measured(model=name, weights="random", rows=found.rows)
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: Sequence[Measured]) -> str:
     lines = [
         "| model | weights | engine | level | input | median ms | p90 | images/s | mIoU | agreement |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        for row in result["rows"]:
-            ms = row["latency_ms"]
-            miou = "-" if row["miou"] is None else f"{row['miou']:.4f}"
-            agreement = "-" if row["agreement"] is None else f"{row['agreement']:.4%}"
+        for row in result.rows:
+            miou = "-" if row.miou is None else f"{row.miou:.4f}"
+            agreement = "-" if row.agreement is None else f"{row.agreement:.4%}"
             lines.append(
-                f"| {row['model']} | {result['weights']} | {row['runtime']}:{row['precision']} | {row['level']} "
-                f"| {row['height']}x{row['width']} | {ms['median']:.1f} | {ms['p90']:.1f} | {row['images_per_s']:.1f} "
+                f"| {row.model} | {result.weights} | {row.engine} | {row.level} | {row.height}x{row.width} "
+                f"| {row.latency_ms.median:.1f} | {row.latency_ms.p90:.1f} | {row.images_per_s:.1f} "
                 f"| {miou} | {agreement} |"
             )
     return "\n".join(lines) + "\n"
@@ -70,10 +92,10 @@ def main() -> None:
         results += [full_size(name) for name in models.names()]
         os.chdir(out)
     command = shlex.join(["python", "benchmarks/run.py", "--data", arguments.data.name])
-    facts = machine.describe()
-    document = {"schema": SCHEMA, "command": command, "made_at": artifact.now(), "machine": facts, "results": results}
-    artifact.write_atomically(out / "cpu.json", (json.dumps(document, indent=1) + "\n").encode())
-    head = f"`{command}` on {facts['processor']}, {facts['cores']} cores. Quote ratios within one run.\n\n"
+    here = machine.describe()
+    document = Document(command=command, made_at=artifact.now(), machine=here, results=tuple(results))
+    artifact.write_atomically(out / "cpu.json", typed_json.to_text(document))
+    head = f"`{command}` on {here.processor}, {here.cores} cores. Quote ratios within one run.\n\n"
     artifact.write_atomically(out / "cpu.md", (head + table(results)).encode())
     sys.stdout.write(head + table(results))
 

@@ -10,11 +10,10 @@ from segdeploy import benchmarking, diagnosis, engines, inspection, making, mode
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.certificate import Certificate
-from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
 from segdeploy.diagnosis import Diagnosis
 from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
-from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy.errors import InvalidRequestError, MissingRuntimeError, missing_torch
 from segdeploy.inference import outputs, sources
 from segdeploy.inference import run as folder
 from segdeploy.inference.report import EngineUsed, Report
@@ -83,7 +82,7 @@ def train(
     try:
         from segdeploy.training import loop
     except ImportError as error:
-        raise checkpoint.missing_torch() from error
+        raise missing_torch() from error
     labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin

@@ -287,7 +287,7 @@ def _is_of(proof: Certificate | None, engine: Engine) -> bool:
 def _some(pictures: Sequence[Picture], data: Path | None) -> Sequence[Picture]:
     """Spread over the folder: PyTorch in float64 is slow, and mIoU is measured on all of them."""
     if data is None:
-        return pictures[: workspace.PROOF_IMAGES["packaged"]]
+        return pictures[: workspace.PROOF_IMAGES]
     return pictures[:: max(1, -(-len(pictures) // MOST_PROVING))]
 
 

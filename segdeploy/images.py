@@ -66,7 +66,7 @@ def read(path: Path | str) -> UInt8:
     return _decoded(Path(path), _to_rgb)
 
 
-def to_rgb(photo: Photo) -> UInt8:
+def to_rgb(photo: object) -> UInt8:
     """(H0, W0, 3) RGB of a path, of a Pillow image (upright, as `read` gives it), or of uint8 RGB (H0, W0, 3) as it is.
 
     Raise InvalidRequestError for anything else, and what `read` raises for a path.

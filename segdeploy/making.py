@@ -14,11 +14,12 @@ from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import BuildOptions, EngineFile
-from segdeploy.errors import InvalidRequestError
+from segdeploy.errors import InvalidRequestError, missing_torch
 from segdeploy.origin import Origin
 from segdeploy.progress import Progress, silent
 from segdeploy.quantization.sensitivity import SensitivityReport
 from segdeploy.spec import Precision, Spec
+from segdeploy.target import Target
 from segdeploy.timing import runtime_selection
 from segdeploy.workspace import DEFAULT_MODEL, ENGINES, EXPORTS, Weights
 
@@ -131,7 +132,7 @@ def build(
     if engines.modules()[name.runtime].OPENS != "plan":
         return file_for(model, name.runtime, name.precision, progress=progress)
     compiling = engines.compiling(name.runtime)
-    compiling.target(options)  # what cannot be met is said before the work
+    _require_capable(compiling.target(options), name.precision)  # what cannot be met is said before the work
     signature.make_key()
     graph = graph_for(model, name.precision, form=_form(name.runtime, name.precision), progress=progress)
     proving.require_not_refuted(graph)
@@ -145,6 +146,15 @@ def build(
     plan = proving.keep(plan, found)
     proving.require_passed(found, plan)
     return plan
+
+
+def _require_capable(target: Target, wanted: Precision) -> None:
+    least = None if wanted is Precision.FP32 else precisions.module(wanted).LEAST_COMPUTE_CAPABILITY
+    if least is not None and float(target.compute_capability) < float(least):
+        raise InvalidRequestError(
+            f"{wanted} needs compute capability {least} or more, the target has {target.compute_capability}.",
+            "Build fp16 or int8 for it, or fp8 for a newer GPU: --compute-capability",
+        )
 
 
 # Graphs
@@ -261,7 +271,7 @@ def _quantizer(
     packaged = None if own else workspace.packaged_images()
     parts = images_in_parts.parts_of(packaged=packaged, calibrate=options.calibrate, data=options.data)
     if fp32.has_random_weights:
-        some = parts.prove[: workspace.PROOF_IMAGES["random"]]
+        some = parts.prove[: workspace.RANDOM_PROOF_IMAGES]
         parts = dataclasses.replace(parts, calibrate=parts.calibrate[:RANDOM_STATISTICS], prove=some)
     budget = dataclasses.replace(precisions.module(wanted).BUDGET, **options.budget())
     made = recipes.recipes(
@@ -334,8 +344,8 @@ def _random_checkpoint(model: str, variant: Mapping[str, Any], size: tuple[int, 
     try:
         import torch
     except ImportError as error:
-        raise checkpoint.missing_torch() from error
-    palette = palettes.named["voc"]
+        raise missing_torch() from error
+    palette = palettes.VOC
     torch.manual_seed(RANDOM_SEED)
     network = models.build(model, len(palette.classes), **variant)
     network.check_size(*size)

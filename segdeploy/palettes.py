@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TypeAlias
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -90,10 +89,6 @@ _VOC = (
     "tvmonitor",
 )
 
-named: Mapping[str, Palette] = MappingProxyType(
-    {
-        "camvid": Palette(tuple(_CAMVID), tuple(_CAMVID.values())),
-        "cityscapes": Palette(tuple(_CITYSCAPES), tuple(_CITYSCAPES.values())),
-        "voc": Palette(_VOC, default_colours(len(_VOC))),
-    }
-)
+CAMVID = Palette(tuple(_CAMVID), tuple(_CAMVID.values()))
+CITYSCAPES = Palette(tuple(_CITYSCAPES), tuple(_CITYSCAPES.values()))
+VOC = Palette(_VOC, default_colours(len(_VOC)))

@@ -16,7 +16,7 @@ from segdeploy.certificate import Certificate, Departure
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
-from segdeploy.errors import GateFailedError, SegdeployError
+from segdeploy.errors import GateFailedError, SegdeployError, missing_torch
 from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
 
@@ -61,7 +61,7 @@ DEFAULT = ProofOptions()
 def judged(opened: EngineFile, pictures: Sequence[Picture], *, progress: Progress = silent) -> Certificate:
     """The certificate of a graph or a plan in its runtime; it is written nowhere."""
     graph = opened.file if opened.file.kind == "graph" else workspace.graph_of_plan(opened.file)
-    some = pictures[: workspace.PROOF_IMAGES["random"]] if graph.has_random_weights else pictures
+    some = pictures[: workspace.RANDOM_PROOF_IMAGES] if graph.has_random_weights else pictures
     return judge(graph, opened, some, progress=progress)
 
 
@@ -116,7 +116,7 @@ def _torch_needed(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise checkpoint.missing_torch() from error
+        raise missing_torch() from error
 
 
 def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "list[StageRun]":

@@ -77,9 +77,9 @@ def _from_text(kind: type, value: object) -> object:
 def _sentence(message: str) -> str:
     """Msgspec's message with the field in front: `stages[0].pixels: expected int, got str`."""
     found = _PLACE.match(message)
-    problem, place = (found["problem"], found["place"] or "") if found else (message, "")
+    problem, place = (found.group("problem"), found.group("place") or "") if found else (message, "")
     if missing := _MISSING.match(problem):
-        return f"the field {place}{'.' if place else ''}{missing['name']} is missing"
+        return f"the field {place}{'.' if place else ''}{missing.group('name')} is missing"
     plain = problem.replace("`", "")
     return f"{place or 'the document'}: {plain[:1].lower()}{plain[1:]}"
 

@@ -19,7 +19,8 @@ ENGINES = Path("engines")
 CHECKPOINTS = Path("checkpoints")
 PACKAGED = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "unet"
-PROOF_IMAGES: dict[WeightsKind, int] = {"packaged": 8, "file": 8, "random": 1}  # by default; `parity` takes all
+PROOF_IMAGES = 8  # packaged ones, on every export; `parity` takes all of a folder
+RANDOM_PROOF_IMAGES = 1  # random weights are measured and not judged
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -214,5 +215,4 @@ def pictures_of(data: Path | None) -> list[Picture]:
 
 def proof_images_of(graph: Artifact) -> list[Picture]:
     """The packaged images that a file is proven on where no others are given."""
-    kind: WeightsKind = "file" if graph.origin.weights is None else graph.origin.weights.kind
-    return pictures_of(None)[: PROOF_IMAGES[kind]]
+    return pictures_of(None)[: RANDOM_PROOF_IMAGES if graph.has_random_weights else PROOF_IMAGES]

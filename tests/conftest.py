@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -22,11 +22,13 @@ from segdeploy import workspace as places
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
+from segdeploy.making import ExportOptions
 from segdeploy.origin import Origin
 from segdeploy.spec import Spec
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
 COMMAND = Path(sys.executable).with_name("segdeploy")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +95,12 @@ def require_device(runtime: str, device: str) -> None:
     pytest.skip(reason)
 
 
+def known(value: T | None) -> T:
+    """A fact that a test relies on; where it is missing, the test fails."""
+    assert value is not None
+    return value
+
+
 def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """(height, width, 3) of soft blobs, which the small network divides between its classes."""
     blobs = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -137,6 +145,32 @@ def workspace(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight photographs, 0.png to 7.png."""
+    return photographs(tmp_path_factory.mktemp("photos"), *(f"{index}.png" for index in range(8)))
+
+
+@pytest.fixture(scope="session")
+def low_precision(small: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `small` with its graphs in fp16 and in both forms of int8, inside the default budgets."""
+    folder = tmp_path_factory.mktemp("low_precision")
+    shutil.copytree(small, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for precision in ("int8", "fp16"):
+            segdeploy.export("unet", precision=precision, options=ExportOptions(calibrate=photos))
+    return folder
+
+
+@pytest.fixture
+def work(low_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test: a copy of `low_precision`."""
+    shutil.copytree(low_precision, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
 
 
 @pytest.fixture

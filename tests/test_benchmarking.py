@@ -6,35 +6,36 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import Run
 
-from segdeploy import artifact, benchmarking, engines
+from segdeploy import artifact, benchmarking, engines, proving
 from segdeploy.artifact import Artifact
+from segdeploy.benchmarking import BenchOptions
 from segdeploy.cli import cli
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.timing import results
+from segdeploy.timing import pictures, results
 from segdeploy.timing.latency import Effort
+from segdeploy.timing.result_types import Comparison, Result, Subject
 
 ORT = ["ort:fp32"]
 QUICK = Effort(runs=8)
+OF_ONE = Result(subjects=(Subject(id="a", model="unet", engine="ort:fp32"),), rows=())
 
 
-def timed(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - the options of bench
-    return benchmarking.run("unet", **{"engine_names": ORT, "effort": QUICK, "device": "cpu", **options})
+def timed(**options: Any) -> Result:  # noqa: ANN401 - the options of bench
+    return benchmarking.run("unet", BenchOptions(**{"engines": ORT, "effort": QUICK, "device": "cpu", **options}))
 
 
 @pytest.fixture
 def saved(workspace: Path) -> Path:
     """A result of the small network in ONNX Runtime and in PyTorch."""
     path = workspace / "old.json"
-    timed(engine_names=["ort:fp32", "torch:fp32"], save=path)
+    timed(engines=["ort:fp32", "torch:fp32"], save=path)
     return path
 
 
@@ -65,21 +66,31 @@ def slowed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return plant
 
 
+def kept_file(saved: Path, subject: Subject) -> Path:
+    assert subject.kept is not None
+    return saved.parent / subject.kept
+
+
 def test_a_result_is_saved_with_the_files_that_were_timed(saved: Path) -> None:
-    document = results.read(saved)
-    assert document["kind"] == "bench"
-    assert [subject["engine"] for subject in document["subjects"]] == ["ort:fp32", "torch:fp32"]
-    for subject in document["subjects"]:
-        kept = saved.parent / subject["kept"]
-        assert artifact.sha256(kept) == subject["sha256"]
-        assert subject["memory"]["host_peak_mb"] > 1
-    graph = saved.parent / document["subjects"][0]["kept"]
-    assert artifact.read(graph).sha256 == document["subjects"][0]["sha256"]
+    found = results.read(saved)
+    assert found.kind == "bench"
+    assert [subject.engine for subject in found.subjects] == ["ort:fp32", "torch:fp32"]
+    for subject in found.subjects:
+        assert artifact.sha256(kept_file(saved, subject)) == subject.sha256
+        assert (subject.memory.host_peak_mb or 0) > 1
+    assert artifact.read(kept_file(saved, found.subjects[0])).sha256 == found.subjects[0].sha256
+
+
+def test_what_is_saved_is_what_was_found(workspace: Path) -> None:
+    """What a command prints and what it saves are one document."""
+    path = workspace / "new.json"
+    found = timed(save=path)
+    assert results.read(path) == found
 
 
 def test_what_was_kept_outlives_the_next_export(saved: Path) -> None:
     """A link to the same bytes: segdeploy replaces files, it never writes into one."""
-    kept = saved.parent / results.read(saved)["subjects"][0]["kept"]
+    kept = kept_file(saved, results.read(saved).subjects[0])
     before = kept.read_bytes()
     artifact.write_atomically(Path("export/unet.fp32.onnx"), b"another")
     assert kept.read_bytes() == before
@@ -93,38 +104,36 @@ def test_saving_again_forgets_what_is_no_longer_named(saved: Path) -> None:
 
 
 def test_pictures_have_the_masks_of_every_engine(saved: Path) -> None:
-    pictures = results.read(saved)["pictures"]
-    assert len(pictures) == benchmarking.SHOWN
-    for picture in pictures:
-        assert list(picture["masks"]) == ["unet ort:fp32 cpu", "unet torch:fp32 cpu"]
-        assert picture["agreement"]["unet torch:fp32 cpu"] == 1.0
-        assert max(picture["height"], picture["width"]) <= results.LONGEST_SIDE
+    found = results.read(saved).pictures
+    assert len(found) == pictures.SHOWN
+    for picture in found:
+        assert list(picture.masks) == ["unet ort:fp32 cpu", "unet torch:fp32 cpu"]
+        assert picture.agreement["unet torch:fp32 cpu"] == 1.0
+        assert max(picture.height, picture.width) <= pictures.LONGEST_SIDE
+
+
+def comparison_of(report: Result) -> Comparison:
+    assert report.comparison is not None
+    return report.comparison
 
 
 def test_a_twofold_slowdown_is_a_regression_at_every_level(saved: Path, slowed: Callable[[float], None]) -> None:
     slowed(2.0)
-    report = timed(engine_names=["ort:fp32", "torch:fp32"], compare=saved, effort=Effort(runs=20))
-    host = [row for row in report["comparison"]["rows"] if row["level"] == "host"]
-    assert [row["regression"] for row in host] == [True, True]
-    assert any("unet ort:fp32 cpu, host, batch 1, takes " in failure["what"] for failure in report["failures"])
+    report = timed(engines=["ort:fp32", "torch:fp32"], compare=saved, effort=Effort(runs=20))
+    host = [row for row in comparison_of(report).rows if row.level == "host"]
+    assert [row.regression for row in host] == [True, True]
+    assert any("unet ort:fp32 cpu, host, batch 1, takes " in failure.what for failure in report.failures)
 
 
 def test_the_same_file_is_no_regression_of_itself(saved: Path) -> None:
     report = timed(compare=saved, effort=Effort(runs=20), max_regression=1.0)
-    assert [row["regression"] for row in report["comparison"]["rows"]] == [False, False]
-    assert report["failures"] == []
-    for row in report["comparison"]["rows"]:
-        assert row["interval"][0] <= row["ratio"] <= row["interval"][1]
-
-
-def test_a_regression_needs_the_whole_interval() -> None:
-    """A ratio of 1.2 that could be 1.0 as well is noise."""
-    ratios = {"a": [1.0, 1.4], "b": [1.06, 1.4]}
-    compared = {(name, "host"): {"ratio": 1.2, "interval": interval} for name, interval in ratios.items()}
-    timed_once = cast("Any", SimpleNamespace(batch=1, compared=compared))
-    rivals = cast("Any", SimpleNamespace(reasons={}))
-    found = benchmarking._comparison(Path("old.json"), rivals, [timed_once], 0.05)  # noqa: SLF001 - the rule itself
-    assert [row["regression"] for row in found["rows"]] == [False, True]
+    rows = comparison_of(report).rows
+    assert [row.regression for row in rows] == [False, False]
+    assert report.failures == ()
+    for row in rows:
+        assert row.ratio is not None
+        assert row.interval is not None
+        assert row.interval[0] <= row.ratio <= row.interval[1]
 
 
 def gone(path: Path, document: dict[str, Any]) -> None:
@@ -160,16 +169,16 @@ def test_what_cannot_be_run_again_is_not_comparable(
     saved: Path, damage: Callable[[Path, dict[str, Any]], None], reason: str
 ) -> None:
     damage(saved, json.loads(saved.read_bytes()))
-    (row,) = timed(compare=saved)["comparison"]["rows"]
-    assert (row["comparable"], row["regression"]) == (False, False)
-    assert reason in row["reason"]
+    (row,) = comparison_of(timed(compare=saved)).rows
+    assert (row.comparable, row.regression) == (False, False)
+    assert reason in (row.reason or "")
 
 
 @pytest.mark.parametrize(
     "text,code,what",
     [
         (None, 2, "there is no file old.json"),
-        ("{", 3, "old.json is no result of segdeploy bench"),
+        ("{", 3, "old.json is not JSON"),
         ('{"kind": "other"}', 3, "old.json is no result of segdeploy bench"),
         ('{"kind": "bench", "schema": 1, "rows": [1]}', 3, "old.json is of schema 1"),
     ],
@@ -205,7 +214,7 @@ def test_the_command_ends_with_4_past_a_regression(saved: Path, slowed: Callable
 def test_a_full_disk_is_said_and_leaves_no_result(small_disk: Path) -> None:
     file = artifact.read(Path("export/unet.fp32.onnx"))
     with pytest.raises(InvalidFileError, match="No space left on device"):
-        results.save({"subjects": [{"id": "a"}]}, small_disk / "new.json", {"a": file})
+        results.save(OF_ONE, small_disk / "new.json", {"a": file})
     assert not (small_disk / "new.json").exists()
 
 
@@ -216,27 +225,25 @@ def test_another_disk_gets_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "link", refused)
     file = artifact.read(Path("export/unet.fp32.onnx"))
-    document = {"subjects": [{"id": "a"}]}
-    results.save(document, Path("new.json"), {"a": file})
-    kept = Path(json.loads(Path("new.json").read_bytes())["subjects"][0]["kept"])
-    assert artifact.read(kept).sha256 == file.sha256
+    (subject,) = results.save(OF_ONE, Path("new.json"), {"a": file}).subjects
+    assert artifact.read(kept_file(Path("new.json"), subject)).sha256 == file.sha256
 
 
 @pytest.mark.usefixtures("workspace")
 def test_all_engines_of_this_machine_are_timed() -> None:
     """What cannot be made is left out and named: an untrained network may not fit the budget of int8."""
     report = timed(every=True, effort=Effort(runs=1))
-    timed_or_skipped = {row["engine"] for row in [*report["rows"], *report["skipped"]]}
+    timed_or_skipped = {row.engine for row in report.rows} | {each.engine for each in report.skipped}
     assert timed_or_skipped >= {"torch:fp32", "ort:fp32", "ov:fp32", "ort:int8", "ov:int8", "ort:fp16"}
-    assert {row["engine"] for row in report["rows"]} >= {"torch:fp32", "ort:fp32", "ov:fp32"}
+    assert {row.engine for row in report.rows} >= {"torch:fp32", "ort:fp32", "ov:fp32"}
 
 
 @pytest.mark.usefixtures("workspace")
 def test_a_profile_names_the_networks_own_layers() -> None:
-    (subject,) = timed(profile=True)["subjects"]
-    names = {layer["layer"] for layer in subject["profile"]}
-    assert {"down.0.0.conv", "classifier"} <= names
-    assert sum(layer["share"] for layer in subject["profile"]) == pytest.approx(1)
+    (subject,) = timed(profile=True).subjects
+    assert subject.profile is not None
+    assert {"down.0.0.conv", "classifier"} <= {each.layer for each in subject.profile}
+    assert sum(each.share for each in subject.profile) == pytest.approx(1)
 
 
 @pytest.mark.usefixtures("workspace")
@@ -246,13 +253,6 @@ def test_where_torch_is_missing_the_agreement_is_null_with_its_reason(monkeypatc
     def missing(*_: object, **__: object) -> None:
         raise InvalidRequestError("PyTorch is not installed.", "Install it.")
 
-    monkeypatch.setattr(making, "judged", missing)
-    report = timed(effort=Effort(runs=1))
-    assert report["rows"][0]["agreement"] is None
-    assert report["rows"][0]["agreement_reason"] == "PyTorch is not installed."
-
-
-def test_a_picture_is_made_smaller_and_its_masks_with_it() -> None:
-    photo = np.zeros((1000, 600, 3), np.uint8)
-    found = results.drawn(photo, None, {"a": np.zeros((1000, 600), np.uint8)}, [(0, 0, 0)])
-    assert (found["height"], found["width"], found["truth"]) == (512, 307, None)
+    monkeypatch.setattr(proving, "judged", missing)
+    row = timed(effort=Effort(runs=1)).rows[0]
+    assert (row.agreement, row.agreement_reason) == (None, "PyTorch is not installed.")

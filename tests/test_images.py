@@ -684,14 +684,15 @@ def test_default_colours_are_vocs_and_distinct() -> None:
 
 @pytest.mark.parametrize("name, count", [("camvid", 11), ("cityscapes", 19), ("voc", 21)])
 def test_a_named_palette_has_one_distinct_colour_a_class(name: str, count: int) -> None:
-    palette = palettes.named[name]
+    palette = getattr(palettes, name.upper())
     assert len(set(palette.classes)) == len(palette.classes) == count
     assert len(set(palette.colours)) == len(palette.colours) == count
 
 
 def test_named_palettes_hold_the_published_colours() -> None:
     def colour(palette: str, name: str) -> tuple[int, int, int]:
-        return dict(zip(palettes.named[palette].classes, palettes.named[palette].colours, strict=True))[name]
+        known = getattr(palettes, palette.upper())
+        return dict(zip(known.classes, known.colours, strict=True))[name]
 
     assert colour("camvid", "Pavement") == (60, 40, 222)
     assert colour("cityscapes", "bicycle") == (119, 11, 32)

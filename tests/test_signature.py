@@ -22,12 +22,16 @@ import numpy as np
 import pytest
 from conftest import SPEC, Run, as_ordinary_user, photographs
 
-from segdeploy import artifact, engines, making, signature
+import segdeploy
+from segdeploy import artifact, engines, proving, signature, typed_json
 from segdeploy.artifact import Artifact
+from segdeploy.certificate import Certificate, Limits
 from segdeploy.engines import BuildOptions, _cuda
-from segdeploy.engines._cuda import Gpu
 from segdeploy.errors import InvalidFileError, SegdeployError
+from segdeploy.low_precision import Executed
+from segdeploy.origin import Origin
 from segdeploy.spec import Precision
+from segdeploy.target import Gpu, PlanFacts, Target, TypedNetwork
 
 Refusal = Callable[[Artifact], SegdeployError]
 
@@ -134,10 +138,51 @@ def sign(path: Path, manifest: bytes) -> None:
     beside(path, ".sig").write_bytes(hmac.digest(signature.make_key(), manifest, "sha256"))
 
 
-def described(path: Path, data: bytes, **made_by: object) -> Artifact:
+def described(path: Path, data: bytes) -> Artifact:
     """Any bytes as a plan: what is not opened need not be one."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Artifact(path, "plan", Precision.FP32, SPEC, sha256, {"size": len(data), **made_by}, artifact.now())
+    facts = PlanFacts(
+        runtime="trt-rtx",
+        runtime_version="0",
+        system="none",
+        target=Target(CAPABILITY),
+        size=len(data),
+        options=BuildOptions(),
+        timing_cache_sha256=None,
+        calibration_sha256=None,
+        asked={},
+        typed=TypedNetwork(work={}, tensors={}),
+        executed=Executed(delivered=Precision.FP32, delivered_share=1.0),
+    )
+    return Artifact(
+        path=path,
+        kind="plan",
+        precision=Precision.FP32,
+        spec=SPEC,
+        sha256=hashlib.sha256(data).hexdigest(),
+        made_at=artifact.now(),
+        origin=Origin(command="test", version="0"),
+        plan=facts,
+    )
+
+
+PROVEN = Certificate(
+    model="unet",
+    precision=Precision.FP32,
+    form=None,
+    weights="file",
+    gated=True,
+    passed=True,
+    first_failing_stage=None,
+    proven_to="engine",
+    images=1,
+    stages=(),
+    limits=Limits(min_agreement=0.9999, max_drop=0.05),
+)
+
+
+def built_otherwise(plan: Artifact, **facts: object) -> Artifact:
+    """The same plan, built otherwise."""
+    return dataclasses.replace(plan, plan=dataclasses.replace(signature.facts_of(plan), **facts))  # type: ignore[arg-type]
 
 
 def published(path: Path, data: bytes) -> Artifact:
@@ -262,8 +307,8 @@ def test_a_proof_of_a_plan_that_was_built_again_meanwhile_is_not_signed(tmp_path
     [
         {"options": {}},
         {"options": {"max_batch": "8"}},
-        {"delivered": "fp8"},
-        {"delivered": 3},
+        {"executed": {"delivered": "fp64"}},
+        {"executed": {"delivered": 3}},
         {"size": None},
         {"size": 7},
         {"runtime": "ort"},
@@ -274,7 +319,11 @@ def test_a_signed_manifest_that_is_none_of_ours_is_refused(
     plan: Artifact, refusal: Refusal, damage: dict[str, Any]
 ) -> None:
     """Its facts are looked at before the plan is."""
-    sign(plan.path, artifact.manifest(dataclasses.replace(plan, made_by={**plan.made_by, **damage})))
+    document = json.loads(artifact.manifest(plan))
+    ((name, value),) = damage.items()
+    facts = document["plan"]
+    facts[name] = {**facts[name], **value} if value and isinstance(value, dict) else value
+    sign(plan.path, json.dumps(document).encode())
     refusal(plan)
 
 
@@ -288,9 +337,9 @@ def test_a_proof_does_not_turn_trust_into_a_signature(plan: Artifact, home: Path
     """Else `trust --revoke` would have no effect."""
     (home / "key").write_bytes(b"x" * 32)
     signature.trust(artifact.sha256(artifact.manifest_path(plan.path)))
-    making._with_proof(plan, {"passed": True})  # noqa: SLF001 - without a GPU no parity
-    assert json.loads(beside(plan.path, ".parity.json").read_text()) == {"passed": True}
-    assert signature.read_manifest(plan.path).parity is None
+    proving.keep(plan, PROVEN)
+    assert json.loads(beside(plan.path, ".parity.json").read_text()) == typed_json.to_builtins(PROVEN)
+    assert signature.read_manifest(plan.path).certificate is None
 
 
 def test_a_refusal_leaves_no_file_open(plan: Artifact, refusal: Refusal) -> None:
@@ -303,13 +352,13 @@ def test_a_refusal_leaves_no_file_open(plan: Artifact, refusal: Refusal) -> None
 
 def test_only_the_proof_of_a_signed_plan_is_signed_again(plan: Artifact) -> None:
     """Whoever can write into the folder could else have a manifest signed that he put there meanwhile."""
-    signature.publish(dataclasses.replace(plan, parity={"passed": True}))
-    assert signature.read_manifest(plan.path).parity == {"passed": True}
+    signature.publish(dataclasses.replace(plan, certificate=PROVEN))
+    assert signature.read_manifest(plan.path).certificate == PROVEN
     with pytest.raises(InvalidFileError, match="or changed"):
-        signature.publish(dataclasses.replace(plan, made_by={**plan.made_by, "compute_capability": "12.0"}))
+        signature.publish(built_otherwise(plan, target=Target("12.0")))
     beside(plan.path, ".sig").write_bytes(bytes(32))
     with pytest.raises(InvalidFileError, match="or changed"):
-        signature.publish(dataclasses.replace(plan, parity=None))
+        signature.publish(dataclasses.replace(plan, certificate=None))
 
 
 @pytest.mark.usefixtures("home")
@@ -328,11 +377,41 @@ def test_a_plan_without_its_companions_is_refused(plan: Artifact, refusal: Refus
     assert "renamed.plan.json is missing" in refusal(dataclasses.replace(plan, path=renamed)).what
 
 
-@pytest.mark.parametrize("fact", ["runtime", "runtime_version", "system", "compute_capability"])
-@pytest.mark.parametrize("value", ["another", None])
-def test_a_plan_for_something_else_is_refused(plan: Artifact, refusal: Refusal, fact: str, value: str | None) -> None:
-    sign(plan.path, artifact.manifest(dataclasses.replace(plan, made_by={**plan.made_by, fact: value})))
+@pytest.mark.parametrize(
+    "fact,value",
+    [
+        ("runtime", "another"),
+        ("runtime_version", "another"),
+        ("system", "another"),
+        ("compute_capability", "9.0"),
+    ],
+)
+def test_a_plan_for_something_else_is_refused(plan: Artifact, refusal: Refusal, fact: str, value: str) -> None:
+    other = {"target": Target(value)} if fact == "compute_capability" else {fact: value}
+    sign(plan.path, artifact.manifest(built_otherwise(plan, **other)))
     assert f"was built for {fact.replace('_', ' ')} {value}; here it is" in refusal(plan).what
+
+
+@pytest.mark.parametrize("fact", ["runtime", "runtime_version", "system", "compute_capability"])
+@pytest.mark.parametrize("value", [None, 5])
+def test_a_plan_that_does_not_say_what_it_is_for_is_refused(
+    plan: Artifact, refusal: Refusal, fact: str, value: int | None
+) -> None:
+    """The manifest is signed and still none: the field is named."""
+    document = json.loads(artifact.manifest(plan))
+    of_target = fact == "compute_capability"
+    facts = document["plan"]["target"] if of_target else document["plan"]
+    facts[fact] = value
+    sign(plan.path, json.dumps(document).encode())
+    assert f"plan.{'target.' if of_target else ''}{fact}: expected str" in refusal(plan).what
+
+
+@pytest.mark.parametrize("value", ["another", "8.9\n", "sm_89"])
+def test_a_plan_for_no_compute_capability_is_refused(plan: Artifact, refusal: Refusal, value: str) -> None:
+    document = json.loads(artifact.manifest(plan))
+    document["plan"]["target"]["compute_capability"] = value
+    sign(plan.path, json.dumps(document).encode())
+    assert f"{value!r} is no compute capability" in refusal(plan).what
 
 
 def test_another_gpu_is_refused(plan: Artifact, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,9 +422,9 @@ def test_another_gpu_is_refused(plan: Artifact, refusal: Refusal, monkeypatch: p
 
 
 CHANGES: list[dict[str, Any]] = [
-    *({"schema": version} for version in (2, None)),
+    *({"schema": version} for version in (3, None)),
     *({"kind": kind} for kind in ("graph", "checkpoint", ["plan"])),
-    *({field: 5} for field in ("precision", "sha256", "made_by", "spec", "unknown")),
+    *({field: 5} for field in ("precision", "sha256", "origin", "plan", "spec", "unknown")),
 ]
 
 
@@ -361,7 +440,7 @@ def test_a_signed_manifest_of_something_else_is_refused(
 @pytest.mark.parametrize("manifest", [b"", b"\xff\xfe", b"[1]", b"null", b"{}", b"[" * 100_000, b"1" * 5000])
 def test_signed_bytes_that_are_no_manifest_are_refused(plan: Artifact, refusal: Refusal, manifest: bytes) -> None:
     sign(plan.path, manifest)
-    assert "is no manifest of segdeploy" in refusal(plan).what
+    assert f"{plan.path}.json" in refusal(plan).what
 
 
 @pytest.mark.parametrize("suffix", [".json", ".sig"])
@@ -572,7 +651,8 @@ from pathlib import Path
 from segdeploy import artifact, signature
 path, mark = Path(sys.argv[1]), sys.argv[2]
 plan, data = artifact.read_manifest(path), mark.encode() * 200_000
-plan = dataclasses.replace(plan, sha256=hashlib.sha256(data).hexdigest(), made_by={"mark": mark, "size": len(data)})
+facts = dataclasses.replace(signature.facts_of(plan), system=mark, size=len(data))
+plan = dataclasses.replace(plan, sha256=hashlib.sha256(data).hexdigest(), plan=facts)
 """
 PUBLISH_OFTEN = "for _ in range(100): signature.publish(plan, data)"
 PUBLISH_KILLED = """
@@ -594,7 +674,8 @@ def test_readers_see_a_whole_plan_while_others_write(tmp_path: Path) -> None:
         seen = set()
         while any(writer.poll() is None for writer in writers):
             plan, data = signature.read(path)
-            assert data == (plan.made_by["mark"].encode() * 200_000 if "mark" in plan.made_by else b"first")
+            mark = signature.facts_of(plan).system
+            assert data == (b"first" if mark == "none" else mark.encode() * 200_000)
             seen.add(data[:1])
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len(seen) > 1
@@ -661,7 +742,7 @@ def test_another_engine_under_the_name_of_this_one_is_refused(plan: Artifact, re
     """All three files are valid; the name of the plan is what lies."""
     sign(plan.path, artifact.manifest(dataclasses.replace(plan, precision=Precision.FP16)))
     with pytest.raises(InvalidFileError, match="is a plan of trt-rtx:fp16; trt-rtx:fp32 was asked for"):
-        making.open("unet", engine="trt-rtx:fp32")
+        segdeploy.open("unet", engine="trt-rtx:fp32")
     assert reached == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy import artifact, earlier_files, models, typed_json
-from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.errors import InvalidFileError, InvalidRequestError, missing_torch
 from segdeploy.origin import Origin
 from segdeploy.spec import Precision, Spec
 
@@ -93,12 +93,6 @@ def load_into(network: "Network", state: "Mapping[str, Tensor]", path: Path) -> 
     except RuntimeError as error:
         reason = textwrap.shorten(str(error).splitlines()[-1], LONGEST_REASON)
         raise InvalidFileError(f"{path} does not hold the network its Spec names: {reason}", AGAIN) from error
-
-
-def missing_torch() -> MissingRuntimeError:
-    return MissingRuntimeError(
-        "this needs PyTorch, which is not installed (or not whole).", "Install it: pip install 'segdeploy[train]'"
-    )
 
 
 def _metadata(path: Path) -> dict[str, str]:

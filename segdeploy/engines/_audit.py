@@ -13,6 +13,7 @@ from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
 TOLERATED = 0.1  # what ENOUGH leaves, which floating point would not give
+QUANTIZED = {"INT8": Precision.INT8, "FP8": Precision.FP8}  # by TensorRT's name of the type
 COPIES = {"Constant", "NoOp", "Reformat"}  # carry the marks of the layer they serve
 
 
@@ -58,15 +59,15 @@ def typed(trt: Trt, network: Trt) -> Typed:
 
 
 def _computes_in(trt: Trt, layer: Trt, producers: Mapping[str, Any]) -> Precision:
-    """int8 where every operand is what a DequantizeLinear makes of int8; else the type of the input."""
+    """A quantized type where every operand is what a DequantizeLinear makes of it; else the type of the input."""
     operands = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
     makers = [producers.get(operand.name) for operand in operands]
-    quantized = [
-        maker is not None and maker.type == trt.LayerType.DEQUANTIZE and maker.get_input(0).dtype == trt.DataType.INT8
+    quantized = {
+        maker.get_input(0).dtype.name if maker is not None and maker.type == trt.LayerType.DEQUANTIZE else None
         for maker in makers
-    ]
-    if all(quantized):
-        return Precision.INT8
+    }
+    if len(quantized) == 1 and (name := quantized.pop()) in QUANTIZED:
+        return QUANTIZED[name]
     return Precision.FP16 if operands[0].dtype == trt.DataType.HALF else Precision.FP32
 
 
@@ -118,7 +119,7 @@ def _input_type(layer: Mapping[str, Any]) -> Precision | None:
     if not said or "dynamic shapes" in said:  # TensorRT 10, of every batch that is not fixed
         said = str((layer.get("Weights") or {}).get("Type", "")).lower()
     spellings = {
-        Precision.INT8: r"\bint8\b",
+        **{kind: rf"\b{name.lower()}\b" for name, kind in QUANTIZED.items()},
         Precision.FP16: r"\b(fp16|float16|half)\b",
         Precision.FP32: r"\b(fp32|float32|float)\b",
     }

@@ -200,8 +200,8 @@ def installed(packages: tuple[str, ...]) -> list[str]:
 
 
 def on_cpu(asked: Precision) -> Precision:
-    """What a runtime delivers on a CPU: none convolves in half precision, all compute such graphs in float32."""
-    return Precision.FP32 if asked is Precision.FP16 else asked
+    """What a runtime delivers on a CPU: int8 where that was asked for; all other graphs are computed in float32."""
+    return asked if asked is Precision.INT8 else Precision.FP32
 
 
 def missing(package: str, extra: str) -> MissingRuntimeError:

@@ -21,53 +21,58 @@ from segdeploy.spec import Precision, Spec
 from segdeploy.target import BuildOptions, PlanFacts, Target, TypedNetwork
 
 
-def compile_plan(
-    trt: Trt,
-    graph: Artifact,
-    folder: Path,
-    options: BuildOptions,
-    *,
-    runtime: str,
-    target: Target,
-    cross: bool,
-    cache: Path | None,
-    progress: Progress,
-) -> Artifact:
-    """Build a graph for a target and write the plan, signed; `cross`: the builder is told the target's capability.
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanBuild:
+    """What a plan is built for and with; `cross`: the builder is told the target's compute capability."""
+
+    runtime: str
+    target: Target
+    options: BuildOptions
+    cache: Path | None
+    cross: bool
+
+
+def compile_plan(trt: Trt, graph: Artifact, folder: Path, build: PlanBuild, *, progress: Progress) -> Artifact:
+    """Build a graph for a target and write the plan, signed.
 
     Raise GateFailedError, with nothing written, where the plan would compute wider than the graph asks.
     """
     signature.make_key()
-    data = _bytes_of(graph)
+    data, target = _bytes_of(graph), build.target
     log = log_of(trt)
     builder = trt.Builder(log.logger)
     network = _plan_build.parse(trt, builder, log, graph.path, data)
     typed = _audit.typed(trt, network)
     asked = {graph.precision.value: 1.0} if graph.low_precision is None else dict(graph.low_precision.asked)
     _require_typed(graph, asked, typed.shares())
-    named = target.compute_capability if cross else None
-    config = _plan_build.configured(trt, builder, graph.spec, options, target=named)
-    plan = _plan_build.build(
-        trt, builder, network, config, options, cache=cache, title=graph.spec.model, progress=progress
-    )
+    named = target.compute_capability if build.cross else None
+    config = _plan_build.configured(trt, builder, graph.spec, build.options, target=named)
+    title, options = graph.spec.model, build.options
+    plan = _plan_build.build(trt, builder, network, config, options, cache=build.cache, title=title, progress=progress)
     found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec)
     executed = _audit.executed(typed, graph.precision, found)
-    path = artifact.plan_path(folder, graph.spec.model, runtime, graph.precision, target)
+    path = artifact.plan_path(folder, graph.spec.model, build.runtime, graph.precision, target)
     _require_executed(path, graph.precision, executed)
     facts = PlanFacts(
-        runtime=runtime,
+        runtime=build.runtime,
         runtime_version=trt.__version__,
         system=system(),
         target=target,
         size=len(plan),
-        options=options,
-        timing_cache_sha256=artifact.sha256(cache) if cache is not None and cache.is_file() else None,
+        options=build.options,
+        timing_cache_sha256=_sha256_of(build.cache),
         calibration_sha256=_calibration_sha256(graph),
         asked=asked,
         typed=TypedNetwork(work=typed.shares(), tensors=typed.layers),
         executed=executed,
     )
-    described = Artifact(
+    described = _described(graph, path, plan, _origin(graph, folder), facts)
+    signature.publish(described, plan)
+    return described
+
+
+def _described(graph: Artifact, path: Path, plan: bytes, origin: Origin, facts: PlanFacts) -> Artifact:
+    return Artifact(
         path=path,
         kind="plan",
         precision=graph.precision,
@@ -75,11 +80,13 @@ def compile_plan(
         spec=graph.spec,
         sha256=hashlib.sha256(plan).hexdigest(),
         made_at=artifact.now(),
-        origin=_origin(graph, folder),
+        origin=origin,
         plan=facts,
     )
-    signature.publish(described, plan)
-    return described
+
+
+def _sha256_of(cache: Path | None) -> str | None:
+    return artifact.sha256(cache) if cache is not None and cache.is_file() else None
 
 
 def _origin(graph: Artifact, folder: Path) -> Origin:

@@ -14,7 +14,7 @@ from segdeploy.engines._base import BUILD, RUN, Images, RunOptions, missing, unk
 from segdeploy.engines._cuda import Cuda
 from segdeploy.engines._layers import NodeTime
 from segdeploy.engines._plan_build import Trt
-from segdeploy.engines._plan_compile import compile_plan, system
+from segdeploy.engines._plan_compile import PlanBuild, compile_plan, system
 from segdeploy.engines._plan_run import PlanEngine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.progress import Progress, silent
@@ -64,21 +64,20 @@ class Flavour:
         """
         self._require_sensible(options)
         trt, asked = self.import_runtime(), options.compute_capability
-        if asked is None:
-            return Target.of(self._gpu_here())
-        wanted = Target(asked)
+        wanted = Target.of(self._gpu_here()) if asked is None else Target(asked)
+        capability = wanted.compute_capability
         if self.cross:
-            if asked not in _known(trt):
+            if capability not in _known(trt):
                 raise InvalidRequestError(
-                    f"{self.module} {trt.__version__} builds nothing for compute capability {asked}.",
+                    f"{self.module} {trt.__version__} builds nothing for compute capability {capability}.",
                     f"Choose one of {', '.join(_known(trt))}.",
                 )
-            gpu = _gpu_of(asked)
+            gpu = _gpu_of(capability)
             return wanted if gpu is None else Target.of(gpu)
         here = self._gpu_here()
-        if asked != here.compute_capability:
+        if capability != here.compute_capability:
             raise InvalidRequestError(
-                f"{self.runtime} builds for the GPU it runs on ({here.compute_capability}), not for {asked}.",
+                f"{self.runtime} builds for the GPU it runs on ({here.compute_capability}), not for {capability}.",
                 "Build on such a GPU, or with trt-rtx.",
             )
         return Target.of(here)
@@ -96,17 +95,8 @@ class Flavour:
         """Build a plan into `folder`, signed, with the audit of its precision in the manifest."""
         trt, target = self.import_runtime(), self.target(options)
         self._require_buildable(graph)
-        return compile_plan(
-            trt,
-            graph,
-            folder,
-            options,
-            runtime=self.runtime,
-            target=target,
-            cross=self.cross,
-            cache=self._timing_cache(options, target),
-            progress=progress,
-        )
+        build = PlanBuild(self.runtime, target, options, self._timing_cache(options, target), self.cross)
+        return compile_plan(trt, graph, folder, build, progress=progress)
 
     def _require_buildable(self, graph: Artifact) -> None:
         if graph.form not in {None, FORM}:

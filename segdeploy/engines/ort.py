@@ -45,6 +45,8 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 # What the optimiser adds to the name of a node or, where it fuses or drops a cast, of a tensor.
 ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc)+$")
+# It drops a Relu in front of any QuantizeLinear whose type it does not look at (1.32): right for int8, wrong for fp8.
+WRONG_RULES = ["ReluQuantRewrite"]
 FATAL = 4  # ONNX Runtime's log level: failures are raised, the log would say them twice
 
 
@@ -137,6 +139,7 @@ def open(  # noqa: A001 - the name every engine module has
             graph or str(artifact.path),
             _settings(ort, options, optimised=optimised),
             providers=[(provider, settings)],
+            disabled_optimizers=None if artifact.precision is Precision.INT8 else WRONG_RULES,
         )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated kinds
         reason = str(error).splitlines()[0]
@@ -182,7 +185,8 @@ def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, 
 def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True) -> "dict[str, NDArray[Any]]":
     """Every output of a graph by name: what a copy of a network gives away of its layers."""
     ort = import_runtime()
-    session = ort.InferenceSession(graph, _settings(ort, RUN, optimised=optimised), providers=[PROVIDERS[device]])
+    settings = _settings(ort, RUN, optimised=optimised)
+    session = ort.InferenceSession(graph, settings, providers=[PROVIDERS[device]], disabled_optimizers=WRONG_RULES)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": batch}), strict=True))
 

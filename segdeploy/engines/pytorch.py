@@ -8,11 +8,11 @@ from segdeploy import models
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
-from segdeploy.errors import MissingRuntimeError
+from segdeploy.errors import MissingRuntimeError, missing_torch
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
-    from segdeploy.models._deployed import Deployed
+    from segdeploy.models import Deployed
 
 RUNTIME = "torch"
 OPENS = "checkpoint"
@@ -82,7 +82,7 @@ def import_runtime() -> ModuleType:
     try:
         import torch
     except ImportError as error:
-        raise checkpoint.missing_torch() from error
+        raise missing_torch() from error
     return torch
 
 

@@ -1,30 +1,31 @@
 """An ONNX graph that can be asked who makes a tensor and who reads it."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from segdeploy.spec import Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import onnx
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 # They move values and compute none: where the input is quantized, so is the output, with the same scale.
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
 
 
-WEIGHT_TYPES: Mapping[int, Precision] = {
-    onnx.TensorProto.FLOAT16: Precision.FP16,
-    onnx.TensorProto.INT8: Precision.INT8,
-}
+WEIGHT_TYPES = {"FLOAT16": Precision.FP16, "INT8": Precision.INT8, "FLOAT8E4M3FN": Precision.FP8}  # by ONNX's name
 
 
 class Graph:
     """A copy of a model; what is asked of it is true until `replace_nodes`, which answers with a new order."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        import onnx
+
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.constants: dict[str, onnx.TensorProto] = {t.name: t for t in self.model.graph.initializer}
@@ -37,6 +38,8 @@ class Graph:
 
     def describe_tensors(self) -> None:
         """Write types and shapes of all tensors anew, and check the whole."""
+        import onnx
+
         del self.model.graph.value_info[:]
         self.model.CopyFrom(onnx.shape_inference.infer_shapes(self.model, check_type=True, strict_mode=True))
         onnx.checker.check_model(self.model)
@@ -54,7 +57,7 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def convolutions(self) -> list[onnx.NodeProto]:
+    def convolutions(self) -> "list[onnx.NodeProto]":
         return [node for node in self.nodes if node.op_type in CONVOLUTIONS]
 
     def before_convolutions(self) -> set[str]:
@@ -65,7 +68,7 @@ class Graph:
                 found.update(node.input)
         return found
 
-    def activations_read(self, node: onnx.NodeProto) -> list[str]:
+    def activations_read(self, node: "onnx.NodeProto") -> list[str]:
         return [source for source in node.input if self.is_activation(source)]
 
     def is_activation(self, name: str) -> bool:
@@ -84,10 +87,14 @@ class Graph:
         return bool(producer.op_type == "Relu")
 
     def is_float(self, name: str) -> bool:
-        return self._type(name) == onnx.TensorProto.FLOAT
+        from onnx import TensorProto
+
+        return self._type(name) == TensorProto.FLOAT
 
     def is_half(self, name: str) -> bool:
-        return self._type(name) == onnx.TensorProto.FLOAT16
+        from onnx import TensorProto
+
+        return self._type(name) == TensorProto.FLOAT16
 
     def _type(self, name: str) -> int:
         if name in self.constants:
@@ -95,10 +102,14 @@ class Graph:
         return int(self.shapes[name].type.tensor_type.elem_type) if name in self.shapes else 0
 
     def value(self, name: str) -> NDArray[Any]:
+        from onnx import numpy_helper
+
         return numpy_helper.to_array(self.constants[name])
 
     def set_value(self, name: str, value: NDArray[Any]) -> None:
         """Add a constant, or give one another value."""
+        from onnx import numpy_helper
+
         tensor = numpy_helper.from_array(value, name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
@@ -110,7 +121,7 @@ class Graph:
         """(N, C, H, W) of a tensor; 0 where a side is not fixed."""
         return [side.dim_value for side in self.shapes[name].type.tensor_type.shape.dim]
 
-    def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+    def replace_nodes(self, nodes: "Iterable[onnx.NodeProto]") -> None:
         kept = list(nodes)
         del self.nodes[:]
         self.nodes.extend(kept)
@@ -124,7 +135,9 @@ class Graph:
         self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
 
-def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - any attribute
+def attribute(node: "onnx.NodeProto", name: str, default: Any = None) -> Any:  # noqa: ANN401 - any attribute
+    from onnx import helper
+
     return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)
 
 
@@ -133,7 +146,7 @@ def convolution_work(graph: Graph) -> dict[str, int]:
     return {node.name: _multiply_adds(graph, node) for node in graph.convolutions()}
 
 
-def _multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
+def _multiply_adds(graph: Graph, node: "onnx.NodeProto") -> int:
     """Every weight of a convolution meets every place of its output (of a transposed one, of its input) once."""
     places = graph.shape(node.output[0] if node.op_type == "Conv" else node.input[0])[2:]
     return math.prod([*_stored(graph, node.input[1]).dims, *places])
@@ -147,7 +160,7 @@ def convolution_types(graph: Graph) -> dict[str, Precision]:
     }
 
 
-def _stored(graph: Graph, weight: str) -> onnx.TensorProto:
+def _stored(graph: Graph, weight: str) -> "onnx.TensorProto":
     """The constant behind a weight, past the DequantizeLinear or Cast that reads it."""
     while weight in graph.producer:
         weight = graph.producer[weight].input[0]

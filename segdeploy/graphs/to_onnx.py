@@ -12,7 +12,7 @@ import numpy as np
 
 from segdeploy import artifact, models
 from segdeploy._version import __version__
-from segdeploy.checkpoints.checkpoint import missing_torch
+from segdeploy.errors import missing_torch
 from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 

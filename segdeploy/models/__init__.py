@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from segdeploy.blocks import Network
-    from segdeploy.models._deployed import Deployed
+    from segdeploy.models._deployed import Deployed as Deployed
     from segdeploy.spec import Spec
 
 
@@ -42,7 +42,7 @@ def rebuild(spec: "Spec") -> "Network":
 
 def deployed(network: "Network", spec: "Spec") -> "Deployed":
     """The network with what surrounds it: uint8 images in; class map or logits out, as the Spec says."""
-    from segdeploy.models._deployed import Deployed
+    from segdeploy.models._deployed import Deployed as Deployed
 
     return Deployed(network, spec)
 

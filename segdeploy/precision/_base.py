@@ -36,7 +36,8 @@ class PrecisionModule(Protocol):
     """`FORMS`: how a graph may be spelled, by which runtimes differ; empty where all take the same one.
 
     `METHOD`: how the ranges of activations are clipped by default; None where only their extremes are asked for.
-    `TOLERANCE`: what `parity --bisect` allows.
+    `TOLERANCE`: what `parity --bisect` allows. `LEAST_COMPUTE_CAPABILITY`: of the GPUs that compute in it, such as 8.9;
+    None where all that TensorRT knows do.
     """
 
     PRECISION: Precision
@@ -44,6 +45,7 @@ class PrecisionModule(Protocol):
     BUDGET: Budget
     METHOD: str | None
     TOLERANCE: Tolerance
+    LEAST_COMPUTE_CAPABILITY: str | None
 
     def tensors(self, model: "onnx.ModelProto") -> list[str]:
         """The activations whose ranges `convert` needs."""

@@ -22,6 +22,7 @@ BUDGET = Budget(min_agreement=0.999, max_drop=0.05)
 METHOD = None
 # Between layers: computed in float32, pooling ties are decided by digits that halves do not show.
 TOLERANCE = Tolerance(layer=1e-2, between=0.3)
+LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 65504 / 2  # half of the largest number in half precision: other images may reach further than those measured
 # Nothing is rounded here.
 EXACT = {*CARRIERS, "Greater", "Relu", "Transpose"}

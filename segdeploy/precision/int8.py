@@ -29,6 +29,7 @@ FORMS = ("signed", "unsigned")
 BUDGET = Budget(min_agreement=0.98, max_drop=0.5)
 METHOD = "percentile"  # the one that agreed best over the four networks, on nuclei and on CamVid
 TOLERANCE = Tolerance(layer=0.15, between=0.15)
+LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 127  # of a weight, and of an activation that may be negative
 STEPS = 255  # of an activation that may not
 MIDDLE = 128

@@ -120,6 +120,8 @@ class _Copy:
         producer = self.graph.producer.get(name)
         if producer is None or producer.op_type != "DequantizeLinear":
             return _Tap(name)
+        if not self._is_integer(producer):
+            return _Tap(name, rounded=True)
         return _Tap(producer.input[0], self._grid(producer), rounded=True)
 
     def _given(self, node: onnx.NodeProto) -> _Tap:
@@ -128,7 +130,7 @@ class _Copy:
             behind.add(readers[0].op_type)
             name = readers[0].output[0]
         rectified = "Relu" in behind
-        if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+        if [reader.op_type for reader in readers] != ["QuantizeLinear"] or not self._is_integer(readers[0]):
             return _Tap(name, None, rectified, rounded="Cast" in behind or self._is_narrow(node.input[1]))
         grid = self._grid(readers[0])
         clipped = grid[1].dtype == np.uint8 and not grid[1].any()
@@ -140,6 +142,10 @@ class _Copy:
 
     def _is_narrow(self, weight: str) -> bool:
         return weight in self.graph.producer or self.graph.is_half(weight)
+
+    def _is_integer(self, node: onnx.NodeProto) -> bool:
+        """Whether a node quantizes to integers, whose grid is a scale and a zero point; fp8 has no such grid."""
+        return bool(np.issubdtype(self.graph.value(node.input[2]).dtype, np.integer))
 
     def _grid(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]]:
         return self.graph.value(node.input[1]), self.graph.value(node.input[2])

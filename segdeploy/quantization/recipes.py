@@ -113,7 +113,9 @@ def _require_sensible(module: PrecisionModule, forms: Sequence[str], method: str
     if forms and not module.FORMS:
         raise InvalidRequestError(f"{name} has one form.", "Leave --form to --precision int8.")
     if module.METHOD is None and (method or cache):
-        raise InvalidRequestError(f"{name} has no calibration.", "Leave those options to --precision int8.")
+        raise InvalidRequestError(
+            f"{name} clips no range: it has no calibration method and no cache.", "Leave those to --precision int8."
+        )
     if cache is not None and method is not None:
         raise InvalidRequestError("a calibration cache has its method in it.", "Give --calibration-cache alone.")
 

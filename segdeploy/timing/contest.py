@@ -90,21 +90,7 @@ class TimedBatch:
         subjects = {each.subject.id: each.subject for each in contestants}
         for task, ms in self.samples.items():
             if not task.is_earlier:
-                yield self._row(subjects[task.subject], task.level, ms)
-
-    def _row(self, subject: Subject, level: str, ms: Sequence[float]) -> Row:
-        times = latency.summary(ms, batch=self.batch, half_width_at_most=self.half_width)
-        return Row(
-            subject=subject.id,
-            level=level,
-            batch=self.batch,
-            **{name: getattr(subject, name) for name in IN_ROWS},
-            runs=times.runs,
-            images_per_s=times.images_per_s,
-            latency_ms=times.latency_ms,
-            median_interval=times.median_interval,
-            noisy=times.noisy,
-        )
+                yield row(subjects[task.subject], task.level, ms, batch=self.batch, half_width=self.half_width)
 
     def ratios_to_fp32(self, contestants: Sequence[Contestant]) -> Iterator[RatioToFp32]:
         """The time of each low-precision engine over that of fp32 in the same runtime, where both were timed."""
@@ -122,6 +108,29 @@ class TimedBatch:
         """The times of the files at hand over those of the files that an earlier result kept."""
         for (subject, level), ratio in _to_earlier(self.samples).items():
             yield compared(ratio, subject=subject, level=level, batch=self.batch, max_regression=max_regression)
+
+
+def row(
+    subject: Subject,
+    level: str,
+    samples_ms: Sequence[float],
+    *,
+    batch: int,
+    half_width: float = latency.HALF_WIDTH,
+) -> Row:
+    """The times of a subject, with what a row says of it."""
+    times = latency.summary(samples_ms, batch=batch, half_width_at_most=half_width)
+    return Row(
+        subject=subject.id,
+        level=level,
+        batch=batch,
+        **{name: getattr(subject, name) for name in IN_ROWS},
+        runs=times.runs,
+        images_per_s=times.images_per_s,
+        latency_ms=times.latency_ms,
+        median_interval=times.median_interval,
+        noisy=times.noisy,
+    )
 
 
 def timed(

@@ -22,7 +22,7 @@ def drawn(
     contestants: Sequence[Contestant], pictures: Sequence[Picture], *, progress: Progress
 ) -> tuple[DrawnPicture, ...]:
     """The pictures on which the engines differ most from PyTorch, with the mask of every engine."""
-    chosen = _worst_first([each.subject for each in contestants], pictures)[:SHOWN]
+    chosen = worst_first([each.subject for each in contestants], pictures)[:SHOWN]
     found = []
     with progress("Drawing", len(chosen)) as done:
         for picture in chosen:
@@ -31,7 +31,7 @@ def drawn(
     return tuple(found)
 
 
-def _worst_first(subjects: Sequence[Subject], pictures: Sequence[Picture]) -> list[Picture]:
+def worst_first(subjects: Sequence[Subject], pictures: Sequence[Picture]) -> list[Picture]:
     """By the least agreement that any certificate found."""
     worst: dict[str, float] = {}
     stages = (subject.certificate.engine for subject in subjects if subject.certificate)

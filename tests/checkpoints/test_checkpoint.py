@@ -13,12 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from segdeploy import artifact, models
+from segdeploy import artifact, models, typed_json
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
+from segdeploy.origin import Origin, TrainingOrigin
 from segdeploy.spec import Precision, Spec
 
-MADE_BY = {"command": "train", "made_at": "2025-01-02T03:04:05.678+00:00", "epoch": 7, "val_miou": 0.5}
+MADE_AT = "2025-01-02T03:04:05.678+00:00"
+ORIGIN = Origin(
+    command="train", version="0", training=TrainingOrigin(epoch=7, val_miou=0.5, plan={"epochs": 9}, best=0.5)
+)
 
 
 def spec(**changes: Any) -> Spec:  # noqa: ANN401 - any field of Spec
@@ -39,7 +43,7 @@ def spec(**changes: Any) -> Spec:  # noqa: ANN401 - any field of Spec
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "unet.safetensors"
-    checkpoint.save(path, models.rebuild(spec()).state_dict(), spec(), made_by=MADE_BY)
+    checkpoint.save(path, models.rebuild(spec()).state_dict(), spec(), origin=ORIGIN, made_at=MADE_AT)
     return path
 
 
@@ -70,8 +74,8 @@ def test_a_network_comes_back_as_it_was(saved: Path) -> None:
 def test_what_it_promises_is_in_the_file(saved: Path) -> None:
     found = checkpoint.read(saved)
     assert found.spec == spec()
-    assert found.made_by == MADE_BY
-    assert found.made_at == MADE_BY["made_at"]
+    assert found.origin == ORIGIN
+    assert found.made_at == MADE_AT
     assert (found.path, found.kind, found.precision) == (saved, "checkpoint", Precision.FP32)
     assert found.sha256 == artifact.sha256(saved)
 
@@ -85,7 +89,7 @@ def test_the_file_is_plain_safetensors(saved: Path) -> None:
 def test_any_memory_layout_is_saved(tmp_path: Path, layout: torch.memory_format) -> None:
     """Training runs in channels-last, and safetensors takes contiguous tensors only."""
     tensor = torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=layout).requires_grad_()
-    checkpoint.save(tmp_path / "x.safetensors", {"weight": tensor}, spec(), made_by={})
+    checkpoint.save(tmp_path / "x.safetensors", {"weight": tensor}, spec(), origin=ORIGIN)
     assert torch.equal(checkpoint.tensors(tmp_path / "x.safetensors")["weight"], tensor)
 
 
@@ -121,7 +125,7 @@ def test_what_training_resumes_from_is_a_network_too(saved: Path, tmp_path: Path
     """`export --weights unet.last.safetensors`: the optimiser's tensors are no part of the network."""
     path = tmp_path / "unet.last.safetensors"
     everything = {**load_file(saved), "momentum/0/exp_avg": torch.zeros(3), "momentum/0/step": torch.tensor(4.0)}
-    checkpoint.save(path, everything, spec(), made_by=MADE_BY)
+    checkpoint.save(path, everything, spec(), origin=ORIGIN)
     assert checkpoint.load(path)[0].state_dict().keys() == load_file(saved).keys()
     assert "momentum/0/step" in checkpoint.tensors(path)
 
@@ -187,21 +191,22 @@ def test_tensors_of_another_network_are_refused(saved: Path, change: str) -> Non
         tensors["classifier.gain"] = torch.zeros(2)
     else:
         tensors["classifier.weight"] = torch.zeros(3, 8, 1, 1)
-    checkpoint.save(saved, tensors, spec(), made_by=MADE_BY)
+    checkpoint.save(saved, tensors, spec(), origin=ORIGIN)
     require_refused(saved, says="does not hold the network its Spec names")
 
 
 def test_another_networks_tensors_are_refused_in_one_line(saved: Path) -> None:
     """PyTorch lists every key it misses; the two lines of an error must stay two lines."""
-    checkpoint.save(saved, load_file(saved), spec(model="segnet", variant={"multiplier": 0.125}), made_by=MADE_BY)
+    checkpoint.save(saved, load_file(saved), spec(model="segnet", variant={"multiplier": 0.125}), origin=ORIGIN)
     require_refused(saved, says="does not hold the network its Spec names")
 
 
-@pytest.mark.parametrize("key", ["spec", "made_by"])
+@pytest.mark.parametrize("key", ["spec", "origin"])
 @pytest.mark.parametrize("value", [None, "", "no JSON", "5", "[1]", "null"])
 def test_a_checkpoint_with_a_damaged_header_is_refused(saved: Path, key: str, value: str | None) -> None:
     """Metadata that another program rewrote: gone, or no longer what it was."""
-    metadata = {"format": checkpoint.FORMAT, "spec": spec().to_json(), "made_by": json.dumps(MADE_BY)}
+    origin = json.dumps(typed_json.to_builtins(ORIGIN))
+    metadata = {"format": checkpoint.FORMAT, "spec": spec().to_json(), "origin": origin}
     metadata = {name: text for name, text in {**metadata, key: value}.items() if text is not None}
     save_file(load_file(saved), saved, metadata)
     with pytest.raises(InvalidFileError) as caught:
@@ -224,7 +229,7 @@ def test_a_flipped_byte_in_the_header_is_no_traceback(saved: Path, where: int, v
 
 
 def test_saving_replaces_what_was_there(saved: Path) -> None:
-    checkpoint.save(saved, {"weight": torch.ones(1)}, spec(), made_by={})
+    checkpoint.save(saved, {"weight": torch.ones(1)}, spec(), origin=ORIGIN)
     assert list(checkpoint.tensors(saved)) == ["weight"]
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -250,7 +255,7 @@ def test_a_failure_in_the_middle_of_saving_leaves_the_old_file(
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(failure):
-        checkpoint.save(saved, {"weight": torch.zeros(1)}, spec(), made_by={})
+        checkpoint.save(saved, {"weight": torch.zeros(1)}, spec(), origin=ORIGIN)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -263,7 +268,7 @@ def test_a_refused_write_leaves_the_old_file_and_says_so(saved: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(InvalidFileError, match=r"cannot write .*: File too large\.") as caught:
-            checkpoint.save(saved, {"weight": torch.zeros(100_000)}, spec(), made_by={})
+            checkpoint.save(saved, {"weight": torch.zeros(100_000)}, spec(), origin=ORIGIN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.remedy
@@ -274,4 +279,4 @@ def test_a_refused_write_leaves_the_old_file_and_says_so(saved: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said(saved: Path) -> None:
     """A file stands where the folder should be."""
     with pytest.raises(InvalidFileError, match="cannot write"):
-        checkpoint.save(saved / "unet.safetensors", {"weight": torch.zeros(1)}, spec(), made_by={})
+        checkpoint.save(saved / "unet.safetensors", {"weight": torch.zeros(1)}, spec(), origin=ORIGIN)

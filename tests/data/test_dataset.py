@@ -9,7 +9,7 @@ from conftest import photographs
 from PIL import Image
 
 from segdeploy import palettes
-from segdeploy.data import dataset
+from segdeploy.data import dataset, layouts
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
 
@@ -26,19 +26,19 @@ def folder(root: Path, *names: str) -> Path:
     return root
 
 
-def named(samples: tuple[dataset.Sample, ...]) -> list[str]:
-    return [sample.image.name for sample in samples]
+def named(pictures: tuple[dataset.Picture, ...]) -> list[str]:
+    return [picture.image.name for picture in pictures]
 
 
 def test_without_lists_every_tenth_image_validates(tmp_path: Path) -> None:
-    data = dataset.open_folder(folder(tmp_path, *(f"{index:02}.png" for index in range(23))))
+    data = layouts.open_folder(folder(tmp_path, *(f"{index:02}.png" for index in range(23))))
     assert named(data.val) == ["00.png", "10.png", "20.png"]
     assert named(data.train) == [f"{index:02}.png" for index in range(23) if index % 10]
 
 
 def test_one_image_is_enough_to_score(tmp_path: Path) -> None:
     """`eval` needs no training images."""
-    data = dataset.open_folder(folder(tmp_path, "only.png"))
+    data = layouts.open_folder(folder(tmp_path, "only.png"))
     assert (named(data.train), named(data.val)) == ([], ["only.png"])
 
 
@@ -46,14 +46,14 @@ def test_lists_are_taken_in_their_order(tmp_path: Path) -> None:
     folder(tmp_path, "a.png", "b.png", "c.png", "d.png")
     (tmp_path / "val.txt").write_text("c.png\r\n\r\n  a.png  \r\n")
     (tmp_path / "train.txt").write_text("d.png\n")
-    data = dataset.open_folder(tmp_path)
+    data = layouts.open_folder(tmp_path)
     assert (named(data.train), named(data.val)) == (["d.png"], ["c.png", "a.png"])
 
 
 def test_with_val_txt_alone_the_rest_trains(tmp_path: Path) -> None:
     folder(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "val.txt").write_text("b.png\n")
-    data = dataset.open_folder(tmp_path)
+    data = layouts.open_folder(tmp_path)
     assert (named(data.train), named(data.val)) == (["a.png", "c.png"], ["b.png"])
 
 
@@ -62,7 +62,7 @@ def test_a_list_may_name_files_in_any_encoding_and_begin_with_a_mark(tmp_path: P
     latin = os.fsdecode(b"caf\xe9.png")
     folder(tmp_path, "a.png", latin)
     (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.png\n")
-    assert named(dataset.open_folder(tmp_path).val) == [latin]
+    assert named(layouts.open_folder(tmp_path).val) == [latin]
 
 
 def test_a_mask_belongs_to_the_image_of_its_stem(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_a_mask_belongs_to_the_image_of_its_stem(tmp_path: Path) -> None:
     mask(tmp_path / "masks/a.png", 0)
     mask(tmp_path / "masks/b.png", 0)
     (tmp_path / "val.txt").write_text("a.jpg\nb.PNG\n")
-    data = dataset.open_folder(tmp_path)
+    data = layouts.open_folder(tmp_path)
     assert data.val == tuple(
-        dataset.Sample(tmp_path / "images" / image, tmp_path / "masks" / own)
+        dataset.Picture(tmp_path / "images" / image, tmp_path / "masks" / own)
         for image, own in [("a.jpg", "a.png"), ("b.PNG", "b.png")]
     )
 
@@ -81,14 +81,14 @@ def test_an_unknown_name_in_a_list_is_refused(tmp_path: Path) -> None:
     folder(tmp_path, "a.png")
     (tmp_path / "val.txt").write_text("a.png\nlost.png\ngone.png\n")
     with pytest.raises(InvalidRequestError, match=r"val\.txt names 2 images .*, the first is lost\.png"):
-        dataset.open_folder(tmp_path)
+        layouts.open_folder(tmp_path)
 
 
 def test_an_image_without_a_mask_is_refused_with_where_to_put_it(tmp_path: Path) -> None:
     folder(tmp_path, "a.png", "b.png")
     (tmp_path / "masks/b.png").unlink()
     with pytest.raises(InvalidRequestError, match=r"1 images have no mask, the first is b\.png") as refused:
-        dataset.open_folder(tmp_path)
+        layouts.open_folder(tmp_path)
     assert refused.value.remedy == "Put masks/b.png there, or leave the image out of the lists."
 
 
@@ -97,7 +97,7 @@ def test_an_image_outside_the_lists_needs_no_mask(tmp_path: Path) -> None:
     (tmp_path / "masks/c.png").unlink()
     (tmp_path / "val.txt").write_text("a.png\n")
     (tmp_path / "train.txt").write_text("b.png\n")
-    assert named(dataset.open_folder(tmp_path).train) == ["b.png"]
+    assert named(layouts.open_folder(tmp_path).train) == ["b.png"]
 
 
 @pytest.mark.parametrize("made", [[], ["images"]])
@@ -105,12 +105,12 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, made: list[str]) -> 
     for name in made:
         (tmp_path / name).mkdir()
     with pytest.raises(InvalidRequestError, match="images is missing or has no images"):
-        dataset.open_folder(tmp_path)
+        layouts.open_folder(tmp_path)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="there is no folder"):
-        dataset.open_folder(tmp_path / "nothing")
+        layouts.open_folder(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("made", [[], ["masks"]])
@@ -119,15 +119,15 @@ def test_an_unlabelled_folder_is_refused(tmp_path: Path, made: list[str]) -> Non
     for name in made:
         (tmp_path / name).mkdir()
     with pytest.raises(InvalidRequestError, match="has no labels: masks/ is missing or empty"):
-        dataset.open_folder(tmp_path)
+        layouts.open_folder(tmp_path)
 
 
 def test_the_table_names_the_classes_and_their_colours(tmp_path: Path) -> None:
     folder(tmp_path, "a.png")
     (tmp_path / "classes.csv").write_text('\ufeffground,0,0,0\n\n"house, red", 255 ,1,2\r\nWäldchen,0,255,0', "utf-8")
-    names, colours = dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)
-    assert names == ("ground", "house, red", "Wäldchen")
-    assert colours == ((0, 0, 0), (255, 1, 2), (0, 255, 0))
+    found = layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
+    assert found.names == ("ground", "house, red", "Wäldchen")
+    assert found.colours == ((0, 0, 0), (255, 1, 2), (0, 255, 0))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_bad_table_is_refused_with_what_it_should_hold(tmp_path: Path, content
     folder(tmp_path, "a.png")
     (tmp_path / "classes.csv").write_bytes(content)
     with pytest.raises(InvalidFileError, match=r"classes\.csv is not a table of classes") as refused:
-        dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)
+        layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
     assert refused.value.remedy == "Give a line name,r,g,b for each class, and no header."
 
 
@@ -154,7 +154,7 @@ def test_a_table_of_too_few_or_too_many_classes_is_refused(tmp_path: Path, count
     folder(tmp_path, "a.png")
     (tmp_path / "classes.csv").write_text("".join(f"class {index},0,0,0\n" for index in range(count)))
     with pytest.raises(InvalidRequestError, match=rf"classes\.csv names {count} classes; a class map holds 1 to 256"):
-        dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)
+        layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
 
 
 def test_without_a_table_classes_are_numbered_up_to_the_highest_in_any_mask(tmp_path: Path) -> None:
@@ -162,19 +162,19 @@ def test_without_a_table_classes_are_numbered_up_to_the_highest_in_any_mask(tmp_
     folder(tmp_path, "a.png", "b.png")
     mask(tmp_path / "masks/a.png", 0, 4, 255)
     mask(tmp_path / "masks/b.png", 2, 255)
-    data = dataset.open_folder(tmp_path)
+    data = layouts.open_folder(tmp_path)
     assert named(data.val) == ["a.png"]
-    names, colours = dataset.classes_of(data, ignore_index=255)
-    assert names == ("class_0", "class_1", "class_2", "class_3", "class_4")
-    assert colours == palettes.default_colours(5)
+    found = layouts.classes_of(data, ignore_index=255)
+    assert found.names == ("class_0", "class_1", "class_2", "class_3", "class_4")
+    assert found.colours == tuple(palettes.default_colours(5))
 
 
 def test_the_ignored_index_is_no_class(tmp_path: Path) -> None:
     folder(tmp_path, "a.png", "b.png")
     mask(tmp_path / "masks/b.png", 0, 1, 11)
-    data = dataset.open_folder(tmp_path)
-    assert len(dataset.classes_of(data, ignore_index=11)[0]) == 2
-    assert len(dataset.classes_of(data, ignore_index=255)[0]) == 12
+    data = layouts.open_folder(tmp_path)
+    assert len(layouts.classes_of(data, ignore_index=11).names) == 2
+    assert len(layouts.classes_of(data, ignore_index=255).names) == 12
 
 
 @pytest.mark.parametrize("indices", [(0, 255), (255, 255), (0, 0)])
@@ -183,7 +183,7 @@ def test_masks_of_one_class_are_refused(tmp_path: Path, indices: tuple[int, int]
     folder(tmp_path, "a.png")
     mask(tmp_path / "masks/a.png", *indices)
     with pytest.raises(InvalidRequestError, match="one class") as caught:
-        dataset.classes_of(dataset.open_folder(tmp_path), ignore_index=255)
+        layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
     assert "divide by 255" in caught.value.remedy
 
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.engines._cuda import Cuda, Gpu
+from segdeploy.engines._cuda import Cuda
+from segdeploy.target import Gpu
 
 Bytes = NDArray[np.uint8]
 CLASSES = 7

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import photographs
 
-from segdeploy import engines, inspection, making
+import segdeploy
+from segdeploy import engines
 from segdeploy.timing import runtime_selection
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-an-engine.md"
@@ -32,22 +33,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_is_known_because_it_is_there(workspace: Path) -> None:
     assert "numpy" in engines.names()
     assert ("numpy", "cpu") in {(each.runtime, each.device) for each in runtime_selection.candidates()}
-    assert "engine numpy" in {check["name"] for check in inspection.doctor()["checks"]}
+    assert "engine numpy" in {check.name for check in segdeploy.doctor().checks}
     photographs(workspace, "photos/a.png", "photos/b.png")
-    report = making.infer(["photos"], engine="numpy:fp32")
-    assert (report["done"], report["runtime"], report["device"]) == (2, "numpy", "cpu")
+    report = segdeploy.infer("photos", engine="numpy:fp32")
+    assert (report.done, report.runtime, report.device) == (2, "numpy", "cpu")
 
 
 @pytest.mark.usefixtures("folder", "workspace")
 def test_it_is_proven_like_any_other() -> None:
-    report = making.parity("unet", engine="numpy:fp32")
-    assert report["passed"]
-    assert report["stages"][-1]["runtime"] == "numpy"
+    found = segdeploy.parity("unet", engine="numpy:fp32")
+    assert found.passed
+    assert found.stages[-1].runtime == "numpy"
 
 
 @pytest.mark.usefixtures("folder", "workspace")
 def test_a_batch_is_submitted_and_collected() -> None:
-    with making.open("unet", engine="numpy:fp32") as engine:
+    with segdeploy.open("unet", engine="numpy:fp32") as engine:
         batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
         ticket = engine.submit(batch)
         np.testing.assert_array_equal(engine.collect(ticket), engine.classify(batch))

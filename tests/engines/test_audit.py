@@ -14,6 +14,7 @@ from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._audit import Typed
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.low_precision import Executed
 from segdeploy.precision import fp16, int8
 from segdeploy.spec import Precision, Spec
 
@@ -30,13 +31,13 @@ def float_graph(request: pytest.FixtureRequest) -> onnx.ModelProto:
     return export.to_graph(network, Spec(request.param, VARIANT, ("a", "b", "c"), colours, *SIZE))
 
 
-def narrowed(model: onnx.ModelProto, kind: str, in_float: list[str]) -> onnx.ModelProto:
+def in_low_precision(model: onnx.ModelProto, kind: str, in_float: list[str]) -> onnx.ModelProto:
     """Over ranges that a trained network might have."""
     if kind == "fp16":
         return fp16.to_half(model, in_float=in_float)
     graph = Graph(model)
     plausible = {name: (0.0 if graph.is_positive(name) else -6.0, 6.0) for name in int8.tensors(model)}
-    return int8.quantize(model, plausible, form="signed", in_float=in_float)
+    return int8.convert(model, plausible, form="signed", in_float=in_float)
 
 
 def parsed(model: onnx.ModelProto) -> Typed:
@@ -56,7 +57,9 @@ def test_the_parsed_network_has_the_work_and_the_types_of_the_graph(
     `kept` convolutions, the first and others, stay in float32.
     """
     names = [node.name for node in Graph(float_graph).convolutions()]
-    model = float_graph if kind == "fp32" else narrowed(float_graph, kind, names[:: max(1, len(names) // 3)][:kept])
+    model = (
+        float_graph if kind == "fp32" else in_low_precision(float_graph, kind, names[:: max(1, len(names) // 3)][:kept])
+    )
     graph, found = Graph(model), parsed(model)
     assert found.work == convolution_work(graph)
     assert found.types == convolution_types(graph)
@@ -66,7 +69,7 @@ def test_the_parsed_network_has_the_work_and_the_types_of_the_graph(
 
 
 def test_the_layers_of_each_type_are_counted(float_graph: onnx.ModelProto) -> None:
-    layers = parsed(narrowed(float_graph, "int8", [])).layers
+    layers = parsed(in_low_precision(float_graph, "int8", [])).layers
     assert layers["int8"] > len(Graph(float_graph).convolutions())  # all weights, and activations that several share
     assert layers["uint8"] >= 1
     assert "fp16" not in layers
@@ -161,12 +164,12 @@ def asked(**work: int) -> Typed:
 
 
 @pytest.mark.parametrize("wide,kind", [(0, FP16), (5, FP16), (9, FP16), (11, FP32), (100, FP32)])
-def test_nine_tenths_of_the_work_make_an_engine_narrow(wide: int, kind: Precision) -> None:
+def test_nine_tenths_of_the_work_make_an_engine_one_of_low_precision(wide: int, kind: Precision) -> None:
     found = {"a": FP16, "b": FP32}
-    told = _audit.delivered(asked(a=100 - wide, b=wide), FP16, found)
-    assert told["delivered"] is kind
-    assert told["delivered_share"] == pytest.approx(1 - wide / 100)
-    assert told["reason"] is None
+    told = _audit.executed(asked(a=100 - wide, b=wide), FP16, found)
+    assert told.delivered is kind
+    assert told.delivered_share == pytest.approx(1 - wide / 100)
+    assert told.reason is None
 
 
 @pytest.mark.parametrize(
@@ -174,28 +177,28 @@ def test_nine_tenths_of_the_work_make_an_engine_narrow(wide: int, kind: Precisio
 )
 def test_what_is_unknown_decides_only_where_it_could(wide: int, unknown: int, kind: Precision | None) -> None:
     """Eleven hundredths that run wider are too many, whatever the rest does."""
-    told = _audit.delivered(asked(a=100 - wide - unknown, b=wide, c=unknown), FP16, {"a": FP16, "b": FP32, "c": None})
-    assert told["delivered"] is kind
-    assert told["wider"] == ["b"]
+    told = _audit.executed(asked(a=100 - wide - unknown, b=wide, c=unknown), FP16, {"a": FP16, "b": FP32, "c": None})
+    assert told.delivered is kind
+    assert told.wider == ("b",)
     if kind is None:
-        assert told["delivered_share"] is None
-        assert f"{unknown / 100:.1%}" in told["reason"]
+        assert told.delivered_share is None
+        assert f"{unknown / 100:.1%}" in str(told.reason)
     else:
-        assert told["delivered_share"] == pytest.approx(1 - (wide + unknown) / 100)
+        assert told.delivered_share == pytest.approx(1 - (wide + unknown) / 100)
 
 
 def test_a_layer_that_the_inspector_does_not_name_is_unknown() -> None:
-    assert _audit.delivered(asked(a=50, b=50), FP16, {"a": FP16})["delivered"] is None
+    assert _audit.executed(asked(a=50, b=50), FP16, {"a": FP16}).delivered is None
 
 
 def test_the_widest_layers_come_first() -> None:
-    told = _audit.delivered(
-        asked(small=1, large=70, middle=20, narrow=9),
+    told = _audit.executed(
+        asked(small=1, large=70, middle=20, low=9),
         FP16,
-        dict.fromkeys(["small", "large", "middle"], FP32) | {"narrow": FP16},
+        dict.fromkeys(["small", "large", "middle"], FP32) | {"low": FP16},
     )
-    assert told["wider"] == ["large", "middle", "small"]
-    assert told["delivered_share"] == pytest.approx(0.09)
+    assert told.wider == ("large", "middle", "small")
+    assert told.delivered_share == pytest.approx(0.09)
 
 
 def test_layers_that_were_left_in_float_are_not_asked_for() -> None:
@@ -203,34 +206,29 @@ def test_layers_that_were_left_in_float_are_not_asked_for() -> None:
     typed = Typed({"a": 10, "b": 90}, {"a": INT8, "b": FP32}, {})
     assert typed.asked_for(INT8) == ["a"]
     assert typed.shares() == {"fp32": 0.9, "int8": 0.1}
-    told = _audit.delivered(typed, INT8, {"a": INT8, "b": FP32})
-    assert (told["delivered"], told["delivered_share"], told["wider"]) == (INT8, 1.0, [])
+    told = _audit.executed(typed, INT8, {"a": INT8, "b": FP32})
+    assert (told.delivered, told.delivered_share, told.wider) == (INT8, 1.0, ())
 
 
 def test_an_engine_that_cannot_be_inspected_is_unknown_with_the_reason() -> None:
-    told = _audit.delivered(asked(a=1), FP16, None)
-    assert told["delivered"] is told["delivered_share"] is None
-    assert "GPU" in told["reason"]
+    told = _audit.executed(asked(a=1), FP16, None)
+    assert (told.delivered, told.delivered_share) == (None, None)
+    assert "GPU" in str(told.reason)
 
 
 def test_float32_is_always_delivered() -> None:
     typed = Typed({"a": 1}, {"a": FP32}, {})
-    assert _audit.delivered(typed, FP32, None) == {
-        "delivered": FP32,
-        "delivered_share": 1.0,
-        "wider": [],
-        "reason": None,
-    }
+    assert _audit.executed(typed, FP32, None) == Executed(delivered=FP32, delivered_share=1.0, wider=(), reason=None)
 
 
 @pytest.mark.parametrize("rest", [{"b": FP32}, {}], ids=["wider", "unknown"])
 def test_nine_tenths_exactly_are_enough(rest: dict[str, Precision | None]) -> None:
     """1 - 0.9 is a little less than 0.1."""
-    assert _audit.delivered(asked(a=90, b=10), FP16, {"a": FP16, **rest})["delivered"] is FP16
+    assert _audit.executed(asked(a=90, b=10), FP16, {"a": FP16, **rest}).delivered is FP16
 
 
-def test_a_network_without_a_narrow_convolution_delivers_nothing_narrow() -> None:
-    assert _audit.delivered(Typed({"a": 1}, {"a": FP32}, {}), INT8, {"a": FP32})["delivered"] is not INT8
+def test_a_network_without_a_convolution_of_low_precision_delivers_none() -> None:
+    assert _audit.executed(Typed({"a": 1}, {"a": FP32}, {}), INT8, {"a": FP32}).delivered is not INT8
 
 
 def test_a_copy_between_formats_says_nothing_of_the_convolution_it_serves() -> None:

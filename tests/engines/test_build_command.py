@@ -15,25 +15,30 @@ import pytest
 import torch
 from conftest import COMMAND, SPEC, Run
 
-from segdeploy import artifact, making, models, signature
+from segdeploy import artifact, models, precision, signature, workspace
+from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.origin import WeightsOrigin
 from segdeploy.progress import silent
-from segdeploy.proof import executed
-from segdeploy.quantization import search
+from segdeploy.quantization import images_in_parts, recipes, search
 from segdeploy.spec import Precision
 
-WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
-PROVEN = {
-    "passed": True,
-    "gated": True,
-    "first_failing_stage": None,
-    "proven_to": "graph",
-    "images": 1,
-    "model": "any",
-    "stages": [{"name": "graph", "passed": True}],
-}
+WEIGHTS = WeightsOrigin(kind="random", path="none", sha256="0" * 64)
+PROVEN = Certificate(
+    model="any",
+    precision=Precision.FP32,
+    form=None,
+    weights="packaged",
+    gated=True,
+    passed=True,
+    first_failing_stage=None,
+    proven_to="graph",
+    images=1,
+    stages=(Stage(name="graph", passed=True),),
+    limits=Limits(min_agreement=0.9, max_drop=0.5),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,18 +49,16 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def export_packaged(name: str) -> None:
     """export/ as `segdeploy export` leaves it, without its search and its proof, which are other tests'."""
-    weights = making.weights_for(name)
+    weights = workspace.weights_for(name)
     network, spec = checkpoint.load(weights.checkpoint.path)
-    described = weights.described_for(making.EXPORTS)
-    fp32 = export.to_onnx(network, spec, artifact.graph_path(making.EXPORTS, name, Precision.FP32), weights=described)
-    artifact.write_manifest(dataclasses.replace(fp32, parity=PROVEN))
-    parts = search.parts_of(packaged=making.packaged_images()[:8], calibrate=None, data=None)
-    for precision, forms in ((Precision.FP16, []), (Precision.INT8, ["signed"])):
-        (recipe,) = search.recipes(fp32, precision, forms, parts, method=None, cache=None, progress=silent)
-        chosen: set[str] = set()
-        graph = search.write(recipe.described(chosen, search.BUDGETS[precision]), recipe.build(chosen), PROVEN)
-        asked = {"asked": executed.asked(onnx.load(graph.path))}
-        artifact.write_manifest(dataclasses.replace(graph, made_by={**graph.made_by, **asked}))
+    path = artifact.graph_path(workspace.EXPORTS, name, Precision.FP32)
+    fp32 = export.to_onnx(network, spec, path, weights=weights.origin_in(workspace.EXPORTS))
+    artifact.write_manifest(dataclasses.replace(fp32, certificate=PROVEN))
+    parts = images_in_parts.parts_of(packaged=workspace.packaged_images()[:8], calibrate=None, data=None)
+    for wanted, forms in ((Precision.FP16, []), (Precision.INT8, ["signed"])):
+        (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
+        model = recipe.build(set())
+        search.write(recipe.described(set(), precision.module(wanted).BUDGET, model), model, PROVEN)
 
 
 @pytest.mark.slow
@@ -66,34 +69,35 @@ def test_every_network_is_built_in_every_precision_for_three_gpus(
     monkeypatch.chdir(tmp_path)
     for name in models.names():
         export_packaged(name)
-        for precision in Precision:
+        for wanted in Precision:
             for capability in ("8.6", "8.9", "12.0"):
-                engine = f"trt-rtx:{precision}"
+                engine = f"trt-rtx:{wanted}"
                 told = run("build", "--model", name, "--engine", engine, "--compute-capability", capability, "--json")
                 assert told.code == 0, told.err
-                require_audited(told.json(), name, precision, capability)
+                require_audited(told.json(), name, wanted, capability)
     assert len(list(Path("engines").glob("*.plan"))) == len(models.names()) * 3 * 3
 
 
-def require_audited(report: Mapping[str, Any], name: str, precision: str, capability: str) -> None:
-    path = making.ENGINES / f"{name}.trt-rtx.{precision}.cc{capability.replace('.', '')}.plan"
+def require_audited(report: Mapping[str, Any], name: str, wanted: Precision, capability: str) -> None:
+    path = workspace.ENGINES / f"{name}.trt-rtx.{wanted}.cc{capability.replace('.', '')}.plan"
     assert report["path"] == str(path)
     plan, data = signature.read(path)
-    assert (plan.spec.model, plan.precision, plan.sha256) == (name, precision, hashlib.sha256(data).hexdigest())
-    facts = plan.made_by
-    assert (facts["compute_capability"], facts["gpu"], facts["runtime"]) == (capability, None, "trt-rtx")
-    assert facts["asked"].get(precision, 0) >= 0.5
-    assert facts["typed"]["work"] == pytest.approx(facts["asked"])
-    assert facts["delivered"] == ("fp32" if precision == "fp32" else None)
-    graph = artifact.read(path.parent / facts["graph"]["path"])
-    assert graph.sha256 == facts["graph"]["sha256"]
-    if precision != "fp32":
-        narrow = Graph(onnx.load(graph.path))
-        work, types = convolution_work(narrow), convolution_types(narrow)
-        share = sum(work[layer] for layer, kind in types.items() if kind == precision) / sum(work.values())
-        assert facts["typed"]["work"][precision] == pytest.approx(share)
-    assert plan.parity is not None
-    assert [stage["name"] for stage in plan.parity["stages"] if stage["passed"] is None] == ["engine"]
+    assert (plan.spec.model, plan.precision, plan.sha256) == (name, wanted, hashlib.sha256(data).hexdigest())
+    facts, source = signature.facts_of(plan), plan.origin.graph
+    assert (facts.target.compute_capability, facts.target.gpu, facts.runtime) == (capability, None, "trt-rtx")
+    assert facts.asked.get(wanted, 0) >= 0.5
+    assert facts.typed.work == pytest.approx(facts.asked)
+    assert facts.executed.delivered == ("fp32" if wanted is Precision.FP32 else None)
+    assert source is not None
+    graph = artifact.read(path.parent / source.path)
+    assert graph.sha256 == source.sha256
+    if wanted is not Precision.FP32:
+        low = Graph(onnx.load(graph.path))
+        work, types = convolution_work(low), convolution_types(low)
+        share = sum(work[layer] for layer, kind in types.items() if kind is wanted) / sum(work.values())
+        assert facts.typed.work[wanted] == pytest.approx(share)
+    assert plan.certificate is not None
+    assert [stage.name for stage in plan.certificate.stages if stage.passed is None] == ["engine"]
 
 
 @pytest.mark.slow

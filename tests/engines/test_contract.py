@@ -18,10 +18,11 @@ from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.graphs import to_onnx as export
+from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import Precision, Spec
 
 SIZE = (32, 48)
-WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
+WEIGHTS = WeightsOrigin(kind="random", path="none", sha256="0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, artifact.Artifa
     network = models.build("unet", 3, multiplier=0.125).eval()
     colours = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
     spec = Spec("unet", {"multiplier": 0.125}, ("sky", "road", "car"), colours, *SIZE)
-    checkpoint.save(folder / "unet.safetensors", network.state_dict(), spec, made_by={})
+    checkpoint.save(folder / "unet.safetensors", network.state_dict(), spec, origin=Origin(command="test", version="0"))
     graph = export.to_onnx(network, spec, folder / "unet.fp32.onnx", weights=WEIGHTS)
     return {"checkpoint": checkpoint.read(folder / "unet.safetensors"), "graph": graph}
 
@@ -206,8 +207,8 @@ def test_a_provider_that_onnx_runtime_leaves_out_without_a_word_is_noticed(
     monkeypatch.setattr(runtime, "preload_dlls", lambda: None)
     session = runtime.InferenceSession
 
-    def falling_back(path: str, settings: object, providers: object) -> object:
-        del providers
+    def falling_back(path: str, settings: object, providers: object, **others: object) -> object:
+        del providers, others
         return session(path, settings, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(runtime, "InferenceSession", falling_back)
@@ -244,7 +245,7 @@ def test_a_broken_graph_is_refused_in_one_line(files: dict[str, artifact.Artifac
 def test_a_graph_of_logits_still_gives_class_maps(files: dict[str, artifact.Artifact], tmp_path: Path) -> None:
     """`--output logits` is for looking into; the engine's contract does not change."""
     network, spec = checkpoint.load(files["checkpoint"].path)
-    logits = export.to_onnx(network, dataclasses.replace(spec, output="logits"), tmp_path / "l.onnx", weights={})
+    logits = export.to_onnx(network, dataclasses.replace(spec, output="logits"), tmp_path / "l.onnx", weights=WEIGHTS)
     with ort.open(logits, device="cpu") as of_logits, ort.open(files["graph"], device="cpu") as of_class_maps:
         np.testing.assert_array_equal(of_logits.classify(pictures(2)), of_class_maps.classify(pictures(2)))
 
@@ -265,7 +266,9 @@ def test_running_a_graph_needs_no_torch(files: dict[str, artifact.Artifact]) -> 
     "text,expected", [("fp32", (None, "fp32")), ("torch:fp32", ("torch", "fp32")), ("ort:int8", ("ort", "int8"))]
 )
 def test_an_engine_is_named_by_runtime_and_precision(text: str, expected: tuple[str, str]) -> None:
-    assert engines.parse(text) == expected
+    name = engines.parse(text)
+    assert (name.runtime, name.precision) == expected
+    assert str(name) == text
 
 
 @pytest.mark.parametrize("text", ["caffe:fp32", "fp64", "ort:", ""])

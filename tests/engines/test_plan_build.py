@@ -27,10 +27,14 @@ from segdeploy.engines._tensorrt import Flavour
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.low_precision import Budget, LowPrecision
+from segdeploy.origin import WeightsOrigin
 from segdeploy.precision import fp16, int8
+from segdeploy.signature import facts_of
 from segdeploy.spec import Precision
+from segdeploy.target import PlanFacts, Target
 
-WEIGHTS = {"kind": "random", "path": "none", "sha256": "0" * 64}
+WEIGHTS = WeightsOrigin(kind="random", path="none", sha256="0" * 64)
 ADA = BuildOptions(compute_capability="8.9")
 # It behaves as TensorRT proper does, as far as this can be seen without a GPU.
 HERE = Flavour("trt", "tensorrt_rtx", "tensorrt", cross=False, has_timing_cache=True, captures_itself=False)
@@ -59,12 +63,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     wide = export.to_onnx(network, SPEC, folder / "unet.fp32.onnx", weights=WEIGHTS)
     model = onnx.load(wide.path)
     ranges = dict.fromkeys(int8.tensors(model), (-6.0, 6.0))
-    narrow = {
+    low = {
         "fp16": fp16.to_half(model),
-        "int8": int8.quantize(model, ranges, form="signed"),
-        "unsigned": int8.quantize(model, ranges, form="unsigned"),
+        "int8": int8.convert(model, ranges, form="signed"),
+        "unsigned": int8.convert(model, ranges, form="unsigned"),
     }
-    return {"fp32": wide, **{kind: described(wide, kind, made) for kind, made in narrow.items()}}
+    return {"fp32": wide, **{kind: described(wide, kind, made) for kind, made in low.items()}}
 
 
 def described(wide: Artifact, kind: str, model: onnx.ModelProto) -> Artifact:
@@ -73,9 +77,11 @@ def described(wide: Artifact, kind: str, model: onnx.ModelProto) -> Artifact:
     path.write_bytes(data)
     form = {"fp16": None, "int8": "signed"}.get(kind, kind)
     precision = Precision.FP16 if kind == "fp16" else Precision.INT8
-    made_by = {**wide.made_by, "asked": {precision.value: 1.0}}
+    facts = LowPrecision(
+        budget=Budget(0.98, 0.5), in_float={}, low_share=1.0, asked={precision.value: 1.0}, executed={}
+    )
     sha256 = hashlib.sha256(data).hexdigest()
-    return dataclasses.replace(wide, path=path, precision=precision, sha256=sha256, made_by=made_by, form=form)
+    return dataclasses.replace(wide, path=path, precision=precision, sha256=sha256, low_precision=facts, form=form)
 
 
 def written(folder: Path) -> list[str]:
@@ -224,32 +230,33 @@ def test_ctrl_c_ends_a_build_and_leaves_no_file(graphs: dict[str, Artifact], tmp
         trt_rtx.compile(graphs["fp32"], folder, dataclasses.replace(ADA, max_batch=3), progress=watching)
     assert watching.steps < 100
     assert {name: (folder / name).read_bytes() for name in written(folder)} == files
-    assert signature.read(before.path)[0].made_by["options"]["max_batch"] == 8
+    assert facts_of(signature.read(before.path)[0]).options.max_batch == 8
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_plan_says_what_was_asked_typed_and_delivered(
     graphs: dict[str, Artifact], precision: str, tmp_path: Path
 ) -> None:
-    """Without a GPU nobody can tell what a narrow engine delivers."""
+    """Without a GPU nobody can tell what an engine of low precision computes in."""
     plan = trt_rtx.compile(graphs[precision], tmp_path / "engines", ADA)
     found, data = signature.read(plan.path)
     assert found.path == tmp_path / "engines" / f"unet.trt-rtx.{precision}.cc89.plan"
-    assert found.made_by == json.loads(json.dumps(plan.made_by))
+    assert found == plan
     assert hashlib.sha256(data).hexdigest() == plan.sha256
-    facts = found.made_by
-    assert facts["asked"] == facts["typed"]["work"] == {precision: 1.0}
-    assert facts["typed"]["tensors"]["uint8"] >= 1
-    assert facts["delivered"] == ("fp32" if precision == "fp32" else None)
-    assert (facts["reason"] is None) == (precision == "fp32")
-    assert facts["compute_capability"] == "8.9"
-    assert facts["gpu"] is facts["driver"] is None
-    assert facts["graph"]["sha256"] == graphs[precision].sha256
-    assert (plan.path.parent / facts["graph"]["path"]).resolve() == graphs[precision].path.resolve()
+    facts = facts_of(found)
+    assert facts.asked == facts.typed.work == {precision: 1.0}
+    assert facts.typed.tensors["uint8"] >= 1
+    assert facts.executed.delivered == ("fp32" if precision == "fp32" else None)
+    assert (facts.executed.reason is None) == (precision == "fp32")
+    assert facts.target == Target("8.9", gpu=None, driver=None)
+    source = found.origin.graph
+    assert source is not None
+    assert source.sha256 == graphs[precision].sha256
+    assert (plan.path.parent / source.path).resolve() == graphs[precision].path.resolve()
 
 
 def test_a_graph_that_is_wider_than_it_says_is_not_built(graphs: dict[str, Artifact], tmp_path: Path) -> None:
-    wide = dataclasses.replace(graphs["fp32"], precision=Precision.FP16, made_by=graphs["fp16"].made_by)
+    wide = dataclasses.replace(graphs["fp32"], precision=Precision.FP16, low_precision=graphs["fp16"].low_precision)
     with pytest.raises(GateFailedError, match=r"asks for 100.0% .* has 0.0%") as error:
         trt_rtx.compile(wide, tmp_path / "engines", ADA)
     assert error.value.exit_code == 4
@@ -282,8 +289,9 @@ def test_a_plan_that_would_compute_wider_is_not_written(
     folder = tmp_path / "engines"
     with_gpu(monkeypatch, graphs["fp16"], "FP16 format")
     plan = flavour.compile(graphs["fp16"], folder)
-    assert (plan.made_by["delivered"], plan.made_by["delivered_share"]) == ("fp16", 1.0)
-    assert plan.made_by["gpu"] == "Fake RTX 1"
+    facts = facts_of(plan)
+    assert (facts.executed.delivered, facts.executed.delivered_share) == ("fp16", 1.0)
+    assert facts.target.gpu == "Fake RTX 1"
     files = {name: (folder / name).read_bytes() for name in written(folder)}
     with_gpu(monkeypatch, graphs["fp16"], "FP32")
     with pytest.raises(GateFailedError, match=r"would do 0.0% of its fp16 work in fp16; wider: \w") as error:
@@ -312,15 +320,12 @@ def test_a_plan_for_another_gpu_is_built_without_inspecting_it(
     graphs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_gpu(monkeypatch, graphs["fp16"], "FP32", capability="12.0")
-    facts = trt_rtx.compile(graphs["fp16"], tmp_path, ADA).made_by
-    assert facts["delivered"] is facts["gpu"] is None
+    facts = facts_of(trt_rtx.compile(graphs["fp16"], tmp_path, ADA))
+    assert facts.executed.delivered is facts.target.gpu is None
 
 
-def timed(
-    graph: Artifact, folder: Path, cache: Path | None = None, *, pinned: bool = False
-) -> tuple[Artifact, dict[str, Any]]:
-    plan = HERE.compile(graph, folder / "engines", BuildOptions(timing_cache=cache, pinned=pinned))
-    return plan, plan.made_by["options"]
+def timed(graph: Artifact, folder: Path, cache: Path | None = None, *, pinned: bool = False) -> PlanFacts:
+    return facts_of(HERE.compile(graph, folder / "engines", BuildOptions(timing_cache=cache, pinned=pinned)))
 
 
 @pytest.fixture
@@ -332,11 +337,11 @@ def gpu(graphs: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch) -> Artifac
 
 @NO_CACHE
 def test_the_timing_cache_is_kept_for_this_version_gpu_and_driver(gpu: Artifact, tmp_path: Path) -> None:
-    _, told = timed(gpu, tmp_path)
+    told = timed(gpu, tmp_path)
     kept = tmp_path / "cache" / "segdeploy" / "timing" / "trt-1.7.1.116-Fake_RTX_1-8.9-590.1-13.0.cache"
     assert kept.name.startswith(f"trt-{tensorrt_rtx.__version__}-")
-    assert told["timing_cache"] is None, "nobody named it: another version must not be held to it"
-    assert told["timing_cache_sha256"] == artifact.sha256(kept)
+    assert told.options.timing_cache is None, "nobody named it: another version must not be held to it"
+    assert told.timing_cache_sha256 == artifact.sha256(kept)
     kept.write_bytes(b"of another version")
     timed(gpu, tmp_path)
 
@@ -354,10 +359,10 @@ def test_a_pinned_timing_cache_is_never_written(gpu: Artifact, tmp_path: Path) -
     named = tmp_path / "own.cache"
     timed(gpu, tmp_path, named)
     before = named.read_bytes(), named.stat().st_mtime_ns, named.stat().st_ino
-    _, told = timed(gpu, tmp_path, named, pinned=True)
+    told = timed(gpu, tmp_path, named, pinned=True)
     assert (named.read_bytes(), named.stat().st_mtime_ns, named.stat().st_ino) == before
-    assert told["pinned"]
-    assert told["timing_cache_sha256"] == hashlib.sha256(before[0]).hexdigest()
+    assert told.options.pinned
+    assert told.timing_cache_sha256 == hashlib.sha256(before[0]).hexdigest()
 
 
 @NO_CACHE
@@ -493,4 +498,4 @@ def test_a_gpu_that_tensorrt_rtx_does_not_know_is_an_obstacle(monkeypatch: pytes
     with pytest.raises(MissingRuntimeError, match=r"knows no GPU of compute capability 9\.0"):
         trt_rtx.devices()
     with pytest.raises(InvalidRequestError, match=r"builds nothing for compute capability 9\.0"):
-        trt_rtx.capability()
+        trt_rtx.target()

@@ -12,8 +12,11 @@ import tensorrt_rtx
 from conftest import photograph, photographs
 from fake_gpu import FakeCuda, FakeNetwork
 
-from segdeploy import artifact, benchmarking, inspection, making, signature
+import segdeploy
+from segdeploy import ExportOptions, ProofOptions, artifact, proving, signature
 from segdeploy.artifact import Artifact
+from segdeploy.benchmarking import BenchOptions
+from segdeploy.diagnosis import Place
 from segdeploy.engines import BuildOptions, Engine, _cuda, ort
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.timing import runtime_selection
@@ -67,11 +70,11 @@ def built() -> Artifact:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_plan_is_proven_where_it_is_built() -> None:
-    plan = making.build("unet", engine=ENGINE)
-    assert (plan.path, plan.made_by["gpu"]) == (PLAN, "Fake RTX 1")
-    assert plan.parity is not None
-    assert plan.parity["passed"]
-    assert [(stage["name"], stage["agreement"]) for stage in plan.parity["stages"]] == [("graph", 1.0), ("engine", 1.0)]
+    plan = segdeploy.build("unet", engine=ENGINE)
+    assert (plan.path, signature.facts_of(plan).target.gpu) == (PLAN, "Fake RTX 1")
+    assert plan.certificate is not None
+    assert plan.certificate.passed
+    assert [(stage.name, stage.agreement) for stage in plan.certificate.stages] == [("graph", 1.0), ("engine", 1.0)]
     assert built() == plan, "the proof is signed with the rest"
 
 
@@ -79,37 +82,39 @@ def test_a_plan_is_proven_where_it_is_built() -> None:
 def test_a_plan_that_draws_other_masks_fails_its_gate_and_serves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu(monkeypatch, lambda batch: np.zeros(batch.shape[:3], np.uint8))
     with pytest.raises(GateFailedError, match="from the stage 'engine' on"):
-        making.build("unet", engine=ENGINE)
-    assert built().parity is not None
+        segdeploy.build("unet", engine=ENGINE)
+    assert built().certificate is not None
     with pytest.raises(GateFailedError):
-        making.infer(["photos"], engine=ENGINE)
+        segdeploy.infer("photos", engine=ENGINE)
 
 
 def test_a_plan_is_bisected_by_its_graph(gpu: Draws, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that gave its layers away would be another plan: where its graph is right, the plan is at fault."""
-    making.build("unet", engine=ENGINE)
+    segdeploy.build("unet", engine=ENGINE)
     on_gpu(monkeypatch, lambda batch: 1 - gpu(batch))
-    report = making.parity(engine=ENGINE, data=labelled, bisect=True)
-    assert (report["passed"], report["first_failing_stage"]) == (False, "engine")
-    found = report["departure"]
-    assert (found["stage"], found["kind"], found["layers_compared"]) == ("engine", "none found", 23)
-    assert "what the stage runs is not its graph" in found["text"]
-    assert "A plan cannot be looked into without building another" in found["text"]
+    certificate = segdeploy.parity(engine=ENGINE, data=labelled, options=ProofOptions(bisect=True))
+    assert (certificate.passed, certificate.first_failing_stage) == (False, "engine")
+    found = certificate.departure
+    assert found is not None
+    assert (found.stage, found.kind, found.layers_compared) == ("engine", "none found", 23)
+    assert "what the stage runs is not its graph" in found.text
+    assert "A plan cannot be looked into without building another" in found.text
 
 
 def test_every_verb_takes_a_plan(gpu: Draws, labelled: Path) -> None:
-    report = making.infer(["photos"], engine=ENGINE)
-    assert (report["done"], report["device"], report["file"]) == (3, "cuda", str(PLAN))
-    assert making.evaluate(data=labelled, engine=ENGINE)["runtime"] == "trt-rtx"
-    assert making.parity(engine=ENGINE, data=labelled)["passed"]
-    rows = benchmarking.run(engine_names=[ENGINE, "ort:fp32"], effort=Effort(runs=2), data=labelled)["rows"]
-    assert [(row["runtime"], row["level"]) for row in rows] == [
+    report = segdeploy.infer("photos", engine=ENGINE)
+    assert (report.done, report.device, report.file) == (3, "cuda", PLAN)
+    assert segdeploy.evaluate(data=labelled, engine=ENGINE).runtime == "trt-rtx"
+    assert segdeploy.parity(engine=ENGINE, data=labelled).passed
+    timed = BenchOptions(engines=[ENGINE, "ort:fp32"], effort=Effort(runs=2), data=labelled)
+    rows = segdeploy.bench(options=timed).rows
+    assert [(row.runtime, row.level) for row in rows] == [
         *(("trt-rtx", level) for level in ("device", "host", "image_to_mask")),
         *(("ort", level) for level in ("host", "image_to_mask")),
     ]
-    assert rows[0]["agreement"] == 1.0
-    assert rows[0]["sha256"] == built().sha256
-    with making.open(str(PLAN), engine="fp32") as engine:
+    assert rows[0].agreement == 1.0
+    assert rows[0].sha256 == built().sha256
+    with segdeploy.open(str(PLAN), engine="fp32") as engine:
         assert engine.runtime == "trt-rtx"
         batch = np.stack([photograph(64, 64, seed) for seed in range(3)])
         np.testing.assert_array_equal(engine.classify(batch), gpu(batch))
@@ -117,55 +122,55 @@ def test_every_verb_takes_a_plan(gpu: Draws, labelled: Path) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_precision_alone_takes_the_plan_and_builds_it() -> None:
-    with making.open(engine="fp32") as engine:
+    with segdeploy.open(engine="fp32") as engine:
         assert (engine.runtime, engine.device) == ("trt-rtx", "cuda")
     assert next(each.runtime for each in runtime_selection.candidates() if each.obstacle is None) == "trt-rtx"
-    assert inspection.doctor()["order"][1] == {"runtime": "trt-rtx", "device": "cuda", "usable": True, "reason": None}
+    assert segdeploy.doctor().order[1] == Place(runtime="trt-rtx", device="cuda", usable=True, reason=None)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_plan_is_built_once_and_again_where_its_graph_is_another() -> None:
     """With the options that it was built with."""
-    making.build("unet", engine=ENGINE, options=BuildOptions(max_batch=3, workspace_mb=256))
+    segdeploy.build("unet", engine=ENGINE, options=BuildOptions(max_batch=3, workspace_mb=256))
     first = PLAN.read_bytes()
-    making.open("unet", engine=ENGINE).close()
+    segdeploy.open("unet", engine=ENGINE).close()
     assert PLAN.read_bytes() == first
-    making.export("unet", size=(48, 64))
-    with making.open("unet", engine=ENGINE) as engine:
+    segdeploy.export("unet", options=ExportOptions(size=(48, 64)))
+    with segdeploy.open("unet", engine=ENGINE) as engine:
         assert (engine.spec.height, engine.spec.width) == (48, 64)
         with pytest.raises(InvalidRequestError, match="at most 3 images"):
             engine.submit(np.zeros((4, 48, 64, 3), np.uint8))
-    assert built().made_by["options"]["workspace_mb"] == 256
+    assert signature.facts_of(built()).options.workspace_mb == 256
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_machine_that_only_runs_plans_has_no_graph_and_no_weights() -> None:
-    making.build("unet", engine=ENGINE)
+    segdeploy.build("unet", engine=ENGINE)
     shutil.rmtree("export")
     shutil.rmtree("checkpoints")
-    assert making.infer(["photos"], model="unet", engine=ENGINE)["done"] == 3
+    assert segdeploy.infer("photos", model="unet", engine=ENGINE).done == 3
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_plan_made_for_others_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    making.build("unet", engine=ENGINE)
+    segdeploy.build("unet", engine=ENGINE)
     on_gpu(monkeypatch, lambda batch: batch[..., 0], capability="12.0")
     with pytest.raises(InvalidFileError, match=r"was built for compute capability 8\.9; here it is 12\.0"):
-        making.open(str(PLAN), engine=ENGINE)
+        segdeploy.open(str(PLAN), engine=ENGINE)
     with pytest.raises(InvalidFileError, match="Give --engine trt-rtx:fp32"):
-        making.open(str(PLAN), engine="trt-rtx:int8")
+        segdeploy.open(str(PLAN), engine="trt-rtx:int8")
 
 
 @pytest.mark.usefixtures("gpu")
 def test_without_the_key_a_proof_stands_beside_the_plan(caplog: pytest.LogCaptureFixture) -> None:
-    making.build("unet", engine=ENGINE)
+    segdeploy.build("unet", engine=ENGINE)
     signature.trust(artifact.sha256(artifact.manifest_path(PLAN)))
     key = signature.key_path()
     kept = key.read_bytes()
     key.unlink()
     try:
         before = artifact.manifest_path(PLAN).read_bytes()
-        assert making.parity("unet", engine=ENGINE)["passed"]
+        assert segdeploy.parity("unet", engine=ENGINE).passed
         assert artifact.manifest_path(PLAN).read_bytes() == before
         assert json.loads(PLAN.with_name(f"{PLAN.name}.parity.json").read_text())["passed"]
         assert "the proof stands in" in caplog.text
@@ -175,10 +180,10 @@ def test_without_the_key_a_proof_stands_beside_the_plan(caplog: pytest.LogCaptur
 
 @pytest.mark.usefixtures("gpu")
 def test_a_proof_needs_the_graph_that_the_plan_was_built_from() -> None:
-    making.build("unet", engine=ENGINE)
-    making.export("unet", size=(48, 64))
+    segdeploy.build("unet", engine=ENGINE)
+    segdeploy.export("unet", options=ExportOptions(size=(48, 64)))
     with pytest.raises(InvalidFileError, match="no longer the graph"):
-        making.parity(str(PLAN), engine=ENGINE)
+        segdeploy.parity(str(PLAN), engine=ENGINE)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -190,15 +195,15 @@ def test_what_a_proof_needs_and_is_not_there_is_said_in_its_place(
     if missing == "weights":
         shutil.rmtree("checkpoints")
     else:
-        find_spec = making.importlib.util.find_spec  # type: ignore[attr-defined] # patched where it is used
+        find_spec = proving.importlib.util.find_spec  # type: ignore[attr-defined] # patched where it is used
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else find_spec(name))
-    plan = making.build("unet", engine=ENGINE)
+    plan = segdeploy.build("unet", engine=ENGINE)
     graph = artifact.read(Path("export/unet.fp32.onnx"))
-    assert (plan.parity is None) == (graph.parity is None)
+    assert (plan.certificate is None) == (graph.certificate is None)
     assert built().sha256 == plan.sha256
 
 
 def test_engines_that_compile_nothing_give_what_they_open(workspace: Path) -> None:
-    assert making.build("unet", engine="ov:fp32").path == Path("export/unet.fp32.onnx")
-    assert making.build("unet", engine="torch:fp32").kind == "checkpoint"
+    assert segdeploy.build("unet", engine="ov:fp32").path == Path("export/unet.fp32.onnx")
+    assert segdeploy.build("unet", engine="torch:fp32").kind == "checkpoint"
     assert not (workspace / "engines").exists()

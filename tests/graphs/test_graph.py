@@ -49,12 +49,12 @@ def test_the_work_of_a_convolution_is_its_multiply_adds() -> None:
     assert convolution_work(Graph(two_convolutions())) == {"c": 4 * 2 * 3 * 3 * 8 * 6, "y": 4 * 3 * 2 * 2 * 4 * 3}
 
 
-def test_work_and_names_outlive_the_narrow_forms() -> None:
-    """What was ranked in the float graph is looked up in the narrow one."""
+def test_work_and_names_outlive_the_low_precisions() -> None:
+    """What was ranked in the float graph is looked up in the one of low precision."""
     model = two_convolutions()
     work = convolution_work(Graph(model))
-    for narrow in (fp16.to_half(model), *(int8.quantize(model, RANGES, form=form) for form in int8.FORMS)):
-        assert convolution_work(Graph(narrow)) == work
+    for converted in (fp16.to_half(model), *(int8.convert(model, RANGES, form=form) for form in int8.FORMS)):
+        assert convolution_work(Graph(converted)) == work
 
 
 def test_a_convolution_has_the_type_that_its_weights_are_stored_in() -> None:
@@ -65,7 +65,7 @@ def test_a_convolution_has_the_type_that_its_weights_are_stored_in() -> None:
     assert convolution_types(Graph(fp16.to_half(model))) == {"c": kinds.FP16, "y": kinds.FP16}
     assert convolution_types(Graph(fp16.to_half(model, in_float=["c"]))) == {"c": kinds.FP32, "y": kinds.FP16}
     for form in int8.FORMS:
-        mixed = int8.quantize(model, RANGES, form=form, in_float=["y"])
+        mixed = int8.convert(model, RANGES, form=form, in_float=["y"])
         assert convolution_types(Graph(mixed)) == {"c": kinds.INT8, "y": kinds.FP32}
 
 
@@ -84,7 +84,7 @@ def test_only_what_a_relu_gave_is_positive_by_construction() -> None:
 
 
 def test_asking_changes_nothing_of_the_model() -> None:
-    """A Graph is a copy; the same float graph is narrowed again and again."""
+    """A Graph is a copy; the same float graph is converted again and again."""
     model = two_convolutions()
     before = model.SerializeToString(deterministic=True)
     graph = Graph(model)
@@ -92,7 +92,7 @@ def test_asking_changes_nothing_of_the_model() -> None:
     graph.drop_unread_constants()
     fp16.to_half(model)
     for form in int8.FORMS:
-        int8.quantize(model, RANGES, form=form)
+        int8.convert(model, RANGES, form=form)
     assert model.SerializeToString(deterministic=True) == before
 
 

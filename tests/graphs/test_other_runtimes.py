@@ -12,10 +12,11 @@ import tensorrt_rtx
 import torch
 from numpy.typing import NDArray
 
-from segdeploy import images, making, models
+from segdeploy import images, models, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph
+from segdeploy.origin import WeightsOrigin
 from segdeploy.precision import fp16, int8
 from segdeploy.quantization import calibration
 from segdeploy.spec import Spec
@@ -47,7 +48,8 @@ def exported(folder: Path, name: str, size: tuple[int, int], variant: dict[str, 
     names = tuple(f"class_{index}" for index in range(CLASSES))
     colours = tuple((index, index, index) for index in range(CLASSES))
     spec = Spec(name, variant, names, colours, *size, margin=network.margin)
-    return export.to_onnx(network, spec, folder / f"{name}.onnx", weights={}).path
+    weights = WeightsOrigin(kind="random", sha256="0" * 64)
+    return export.to_onnx(network, spec, folder / f"{name}.onnx", weights=weights).path
 
 
 def build_plan(path: Path) -> int:
@@ -70,14 +72,14 @@ def build_plan(path: Path) -> int:
     return int(plan.nbytes)
 
 
-def narrowed(path: Path, kind: str) -> Path:
+def converted(path: Path, kind: str) -> Path:
     """The fp16 graph, or the signed int8 one over ranges that a trained network might have."""
     model = onnx.load(path)
     graph = Graph(model)
     plausible = {name: (0.0 if graph.is_positive(name) else -6.0, 6.0) for name in int8.tensors(model)}
-    narrow = fp16.to_half(model) if kind == "fp16" else int8.quantize(model, plausible, form=kind)
+    low = fp16.to_half(model) if kind == "fp16" else int8.convert(model, plausible, form=kind)
     written = path.with_suffix(f".{kind}.onnx")
-    onnx.save(narrow, written)
+    onnx.save(low, written)
     return written
 
 
@@ -100,20 +102,20 @@ def test_tensorrt_rtx_builds_the_small_network(name: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGEST_PLAN)
 @pytest.mark.parametrize("name,variant,size", FULL_SIZE, ids=str)
-def test_tensorrt_rtx_builds_small_plans_of_the_narrow_full_size_networks(
+def test_tensorrt_rtx_builds_small_plans_of_the_full_size_networks_in_low_precision(
     name: str, variant: dict[str, Any], size: tuple[int, int], kind: str, tmp_path: Path
 ) -> None:
     """A plan as large as the float32 one would hold float32 weights: the pairs were not taken."""
     path = exported(tmp_path, name, size, variant)
-    assert build_plan(narrowed(path, kind)) <= LARGEST_PLAN[kind] * path.stat().st_size
+    assert build_plan(converted(path, kind)) <= LARGEST_PLAN[kind] * path.stat().st_size
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_tensorrt_rtx_builds_the_narrow_small_networks(name: str, tmp_path: Path) -> None:
+def test_tensorrt_rtx_builds_the_small_networks_in_low_precision(name: str, tmp_path: Path) -> None:
     """Strongly typed: a cast that is missing is an error, and bytes still come in and go out."""
     path = exported(tmp_path, name, (45, 62), {"multiplier": 0.125})
     for kind in LARGEST_PLAN:
-        assert build_plan(narrowed(path, kind))
+        assert build_plan(converted(path, kind))
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -134,14 +136,14 @@ def test_openvino_does_not_run_the_signed_form_exactly() -> None:
 
     Where the last line fails, a newer OpenVINO has mended it (2026.4 has not).
     """
-    network, spec = checkpoint.load(making.PACKAGED / "unet.safetensors")
+    network, spec = checkpoint.load(workspace.PACKAGED / "unet.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
         [images.prepared(images.read(path), spec)[None] for path in paths]
-        for paths in (making.packaged_images()[::8], sorted(EXAMPLES.glob("*.png")))
+        for paths in (workspace.packaged_images()[::8], sorted(EXAMPLES.glob("*.png")))
     )
     ranges = calibration.collect(model, int8.tensors(model), lambda: seen).by("percentile")
-    agreement = {form: openvino_agreement(int8.quantize(model, ranges, form=form), shown) for form in int8.FORMS}
+    agreement = {form: openvino_agreement(int8.convert(model, ranges, form=form), shown) for form in int8.FORMS}
     assert agreement["unsigned"] >= UNSIGNED_IN_OPENVINO
     assert agreement["signed"] <= SIGNED_IN_OPENVINO
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from segdeploy import images, making, models
+from segdeploy import images, models, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import CONVOLUTIONS, Graph, convolution_types
@@ -45,7 +45,7 @@ def run(model: onnx.ModelProto, batches: Iterable[NDArray[Any]]) -> NDArray[Any]
 
 
 def run_rounded(model: onnx.ModelProto, batches: Iterable[NDArray[Any]], in_float: Collection[str] = ()) -> Any:  # noqa: ANN401
-    return run(fp16.rounded_in_float(fp16.to_half(model, in_float=in_float)), batches)
+    return run(fp16.executable(fp16.to_half(model, in_float=in_float)), batches)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ class Packaged:
 
 @pytest.fixture(scope="module", params=models.names())
 def packaged(request: pytest.FixtureRequest) -> Packaged:
-    network, spec = checkpoint.load(making.PACKAGED / f"{request.param}.safetensors")
+    network, spec = checkpoint.load(workspace.PACKAGED / f"{request.param}.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
         [images.prepared(images.read(path), spec)[None] for path in paths]
-        for paths in (making.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
+        for paths in (workspace.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
     )
     return Packaged(request.param, model, seen, shown, run(model, shown))
 
@@ -162,9 +162,9 @@ def test_overflow_is_found_and_mended_by_islands(packaged: Packaged) -> None:
 def test_an_overflow_is_infinite_where_it_is_rounded() -> None:
     """ONNX Runtime on a CPU computes the same graph in float32 and gives the bytes back."""
     model = tiny("m = Mul(x, up) n = Mul(m, down) c = Conv(n, w) y = Identity(c)", up=1024, down=1 / 1024)
-    narrow = fp16.to_half(model)
-    np.testing.assert_array_equal(run(narrow, [EVERY_BYTE]), EVERY_BYTE)
-    found = run(fp16.rounded_in_float(narrow), [EVERY_BYTE])
+    half = fp16.to_half(model)
+    np.testing.assert_array_equal(run(half, [EVERY_BYTE]), EVERY_BYTE)
+    found = run(fp16.executable(half), [EVERY_BYTE])
     np.testing.assert_array_equal(found, np.where(EVERY_BYTE >= 64, np.inf, EVERY_BYTE))
     extremes = calibration.extremes(model, fp16.tensors(model), lambda: [EVERY_BYTE])
     islands = fp16.beyond_range(model, extremes)
@@ -173,7 +173,7 @@ def test_an_overflow_is_infinite_where_it_is_rounded() -> None:
 
 
 def test_a_constant_beyond_the_range_makes_an_island_of_its_reader() -> None:
-    """A weight counts as much as what it gives; half of what a half holds is the limit."""
+    """A weight counts as much as a result; the limit is half of the largest number in half precision."""
     model = tiny("m = Mul(x, up) c = Conv(m, w) y = Identity(c)", up=40_000)
     assert fp16.beyond_range(model, {"m": (0.0, 1.0)}) == {"m": 40_000}
     assert fp16.beyond_range(model, {"m": (-32_753.0, 1.0)}) == {"m": 40_000, "c": 32_753}

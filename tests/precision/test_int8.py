@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from segdeploy import images, making, models
+from segdeploy import images, models, workspace
 from segdeploy.blocks import MaxPoolWithIndices, Network, max_unpool
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import CARRIERS, Graph, convolution_types
-from segdeploy.precision import int8
+from segdeploy.precision import Range, int8
 from segdeploy.quantization import calibration
 from segdeploy.spec import Precision, Spec
 
@@ -91,24 +91,24 @@ class Packaged:
     """A packaged network's graph, its ranges, and the example photographs with its class maps."""
 
     model: onnx.ModelProto
-    ranges: Mapping[str, calibration.Range]
+    ranges: Mapping[str, Range]
     pictures: list[Batch]
     expected: Batch
 
     @functools.cache  # noqa: B019 - four of them, as long as the module's tests run
     def quantized(self, form: str) -> onnx.ModelProto:
-        return int8.quantize(self.model, self.ranges, form=form)
+        return int8.convert(self.model, self.ranges, form=form)
 
     __hash__ = object.__hash__
 
 
 @pytest.fixture(scope="module", params=models.names())
 def packaged(request: pytest.FixtureRequest) -> Packaged:
-    network, spec = checkpoint.load(making.PACKAGED / f"{request.param}.safetensors")
+    network, spec = checkpoint.load(workspace.PACKAGED / f"{request.param}.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
         [images.prepared(images.read(path), spec)[None] for path in paths]
-        for paths in (making.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
+        for paths in (workspace.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
     )
     ranges = calibration.collect(model, int8.tensors(model), lambda: iter(seen)).by("percentile")
     return Packaged(model, ranges, shown, run(model, shown))
@@ -229,7 +229,7 @@ def test_weights_are_within_half_a_step_of_the_trained_ones(packaged: Packaged, 
 def test_in_float_leaves_exactly_those_weights_alone(packaged: Packaged, form: str) -> None:
     """Every second convolution, so that both kinds read and feed each other."""
     chosen = convolutions(packaged.model)[::2]
-    mixed = int8.quantize(packaged.model, packaged.ranges, form=form, in_float=chosen)
+    mixed = int8.convert(packaged.model, packaged.ranges, form=form, in_float=chosen)
     types = convolution_types(Graph(mixed))
     assert {name for name, kind in types.items() if kind is Precision.FP32} == set(chosen)
     assert set(types.values()) == {Precision.FP32, Precision.INT8}
@@ -240,7 +240,7 @@ def test_in_float_leaves_exactly_those_weights_alone(packaged: Packaged, form: s
 @pytest.mark.parametrize("form", int8.FORMS)
 def test_with_every_convolution_in_float_nothing_is_rounded(packaged: Packaged, form: str) -> None:
     """The end of every search for layers to leave in float is the float32 graph's own class map."""
-    whole = int8.quantize(packaged.model, packaged.ranges, form=form, in_float=convolutions(packaged.model))
+    whole = int8.convert(packaged.model, packaged.ranges, form=form, in_float=convolutions(packaged.model))
     assert not {"QuantizeLinear", "DequantizeLinear"} & kinds(Graph(whole))
     assert np.mean(run(whole, packaged.pictures[:3]) == packaged.expected[:3]) > 0.99999
 
@@ -255,7 +255,7 @@ SMALL: list[Any] = [
 
 
 def small(name: str, size: tuple[int, int], variant: dict[str, Any]) -> onnx.ModelProto:
-    """Narrow and untrained, with biases: the exporter drops those that are zero."""
+    """Of few channels and untrained, with biases: the exporter drops those that are zero."""
     torch.manual_seed(0)
     variant = {"multiplier": 0.125, **variant}
     network = models.build(name, 3, **variant).eval()
@@ -276,19 +276,19 @@ def test_both_forms_of_every_variant_are_valid_and_open(
     ranges = calibration.collect(model, int8.tensors(model), lambda: iter(noise)).by("minmax")
     shape = run(model, noise).shape
     for form in int8.FORMS:
-        narrow = int8.quantize(model, ranges, form=form)
-        onnx.checker.check_model(narrow, full_check=True)
-        assert set(convolution_types(Graph(narrow)).values()) == {Precision.INT8}
-        found = run(narrow, noise)
+        quantized = int8.convert(model, ranges, form=form)
+        onnx.checker.check_model(quantized, full_check=True)
+        assert set(convolution_types(Graph(quantized)).values()) == {Precision.INT8}
+        found = run(quantized, noise)
         assert found.dtype == np.uint8
         assert found.shape == shape
-        assert run_openvino(narrow, noise).shape == shape
+        assert run_openvino(quantized, noise).shape == shape
 
 
 def test_an_unknown_form_is_refused() -> None:
     """With the names of those there are."""
     with pytest.raises(InvalidRequestError, match="'vnni'") as refused:
-        int8.quantize(tiny("y = Conv(x, w)", w=kernel(1)), {}, form="vnni")
+        int8.convert(tiny("y = Conv(x, w)", w=kernel(1)), {}, form="vnni")
     assert all(form in str(refused.value) for form in int8.FORMS)
 
 
@@ -314,16 +314,16 @@ def test_pooling_of_quantised_values_is_exact_ties_included(size: tuple[int, int
     """Bit-equal to PyTorch's MaxPool2d and MaxUnpool2d on whole numbers that tie in most windows."""
     spec = Spec("pool", {}, ("a", "b", "c"), ((0, 0, 0),) * 3, *size, (0.0,) * 3, (1 / 255,) * 3, output="logits")
     model = export.to_graph(PoolAndUnpool().eval(), spec)
-    narrow = Graph(int8.quantize(model, dict.fromkeys(int8.tensors(model), (0.0, 255.0)), form="unsigned"))
-    cascade = [node for node in narrow.nodes if node.op_type in {"SpaceToDepth", "Split", "Where", "DepthToSpace"}]
-    assert {narrow.shapes[name].type.tensor_type.elem_type for node in cascade for name in node.output} == {
+    quantized = Graph(int8.convert(model, dict.fromkeys(int8.tensors(model), (0.0, 255.0)), form="unsigned"))
+    cascade = [node for node in quantized.nodes if node.op_type in {"SpaceToDepth", "Split", "Where", "DepthToSpace"}]
+    assert {quantized.shapes[name].type.tensor_type.elem_type for node in cascade for name in node.output} == {
         TensorProto.UINT8
     }
     picture = np.random.default_rng(0).choice(np.array([0, 3, 255], np.uint8), (2, *size, 3))
     x = torch.tensor(picture).permute(0, 3, 1, 2).float()
     pooled, indices = nn.functional.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
     expected = nn.functional.max_unpool2d(pooled, indices, (2, 2), output_size=size).numpy()
-    for found in (run(narrow.model, [picture]), run_openvino(narrow.model, [picture])):
+    for found in (run(quantized.model, [picture]), run_openvino(quantized.model, [picture])):
         np.testing.assert_array_equal(np.round(found), -expected)
 
 
@@ -334,7 +334,7 @@ def test_a_doubling_transposed_convolution_is_a_pointwise_one() -> None:
     text = "r = Relu(x) y = ConvTranspose<strides = [2, 2]>(r, w, b)"
     model = tiny(text, "5, 4, 6", **{name: value.astype(np.float32) for name, value in constants.items()})
     ranges = {"r": (0.0, 4.0), "y": (-9.0, 9.0)}
-    rewritten = int8.quantize(model, ranges, form="unsigned", in_float=["y"])
+    rewritten = int8.convert(model, ranges, form="unsigned", in_float=["y"])
     assert [node.op_type for node in rewritten.graph.node][-2:] == ["Conv", "DepthToSpace"]
     picture = [values.normal(size=(2, 5, 4, 6)).astype(np.float32)]
     expected = run(model, picture)
@@ -349,10 +349,10 @@ def test_other_transposed_convolutions_stay_as_they_are(attributes: str, shape: 
     """Overlapping or cropped ones are no DepthToSpace."""
     constants = {"w": np.ones(shape, np.float32), "b": np.zeros(3, np.float32)}
     model = tiny(f"y = ConvTranspose<{attributes}>(x, w, b)", "5, 4, 6", **constants)
-    narrow = int8.quantize(model, {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}, form="unsigned")
-    assert "ConvTranspose" in kinds(Graph(narrow))
+    quantized = int8.convert(model, {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}, form="unsigned")
+    assert "ConvTranspose" in kinds(Graph(quantized))
     picture = [np.random.default_rng(0).uniform(-1, 1, (1, 5, 4, 6)).astype(np.float32)]
-    np.testing.assert_allclose(run(narrow, picture), run(model, picture), atol=5 * 4 * 0.5 / 127)
+    np.testing.assert_allclose(run(quantized, picture), run(model, picture), atol=5 * 4 * 0.5 / 127)
 
 
 RAMP = [np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)]
@@ -367,16 +367,16 @@ def test_channels_without_weights_give_their_bias(form: str) -> None:
     half_dead = tiny(text, w=kernel(1, 0), v=np.ones((1, 2, 1, 1), np.float32), **constants)
     ranges = {"x": (-1.0, 1.0), "r": (0.0, 2.0)}
     for model in (dead, half_dead):
-        narrow = int8.quantize(model, ranges, form=form)
-        np.testing.assert_allclose(run(narrow, RAMP), run(model, RAMP), atol=0.03)
+        quantized = int8.convert(model, ranges, form=form)
+        np.testing.assert_allclose(run(quantized, RAMP), run(model, RAMP), atol=0.03)
 
 
 @pytest.mark.parametrize("form", int8.FORMS)
 def test_a_tensor_that_is_always_zero_stays_zero(form: str) -> None:
     """A range of nothing has no scale of its own, and takes 1: the bias behind it is in steps of the weights' scale."""
     model = tiny("c = Conv(x, w, b) r = Relu(c) y = Conv(r, v, d)", w=kernel(1), v=kernel(1), b=F(-9), d=F(0.5))
-    narrow = int8.quantize(model, {"x": (-1.0, 1.0), "r": (0.0, 0.0)}, form=form)
-    for found in (run(narrow, RAMP), run(narrow, RAMP, optimised=False), run_openvino(narrow, RAMP)):
+    quantized = int8.convert(model, {"x": (-1.0, 1.0), "r": (0.0, 0.0)}, form=form)
+    for found in (run(quantized, RAMP), run(quantized, RAMP, optimised=False), run_openvino(quantized, RAMP)):
         np.testing.assert_allclose(found, 0.5, atol=0.5 / 127)
 
 
@@ -384,8 +384,8 @@ def test_a_tensor_that_is_always_zero_stays_zero(form: str) -> None:
 def test_convolutions_may_share_constants(form: str) -> None:
     """The exporter stores equal tensors once; a bias has other steps at each of its readers."""
     model = tiny("c = Conv(x, w, b) r = Relu(c) y = Conv(r, w, b)", w=kernel(1), b=F(0.5))
-    narrow = int8.quantize(model, {"x": (-1.0, 1.0), "r": (0.0, 1.5)}, form=form)
-    np.testing.assert_allclose(run(narrow, RAMP), run(model, RAMP), atol=0.02)
+    quantized = int8.convert(model, {"x": (-1.0, 1.0), "r": (0.0, 1.5)}, form=form)
+    np.testing.assert_allclose(run(quantized, RAMP), run(model, RAMP), atol=0.02)
 
 
 def F(*values: float) -> NDArray[np.float32]:  # noqa: N802 - short, for its many uses
@@ -396,9 +396,9 @@ def test_a_bias_too_large_for_its_steps_coarsens_the_weights_instead() -> None:
     """A channel with tiny weights has tiny steps: 500 of bias would be 1e13 of them, and wrap around in int32."""
     model = tiny("c = Conv(x, w, b) r = Relu(c) y = Conv(r, v, d)", w=kernel(1e-9), v=kernel(1), b=F(500), d=F(0))
     ranges = {"x": (-1.0, 1.0), "r": (0.0, 510.0)}
-    narrow = Graph(int8.quantize(model, ranges, form="unsigned"))
-    assert abs(int(narrow.value("b/quantized")[0])) < 2**31
-    for found in (run(narrow.model, RAMP), run(narrow.model, RAMP, optimised=False), run_openvino(narrow.model, RAMP)):
+    quantized = int8.convert(model, ranges, form="unsigned")
+    assert abs(int(Graph(quantized).value("b/quantized")[0])) < 2**31
+    for found in (run(quantized, RAMP), run(quantized, RAMP, optimised=False), run_openvino(quantized, RAMP)):
         np.testing.assert_allclose(found, 500, atol=0.01)
 
 
@@ -406,11 +406,11 @@ def test_padding_between_quantised_values_is_zero() -> None:
     """Bytes of zero would be -128 steps on a grid whose zero is 128 (U-Net's skips at odd sizes)."""
     text = "c = Conv(x, w, b) p = Pad(c, by) y = Conv(p, v, d)"
     model = tiny(text, w=kernel(1), v=kernel(1), b=F(0), d=F(0), by=np.array([0, 0, 1, 2, 0, 0, 3, 4]))
-    narrow = int8.quantize(model, dict.fromkeys("xcp", (-1.0, 1.0)), form="unsigned")
-    graph = Graph(narrow)
+    quantized = int8.convert(model, dict.fromkeys("xcp", (-1.0, 1.0)), form="unsigned")
+    graph = Graph(quantized)
     assert graph.shapes[graph.producer["c/quantized"].output[0]].type.tensor_type.elem_type == TensorProto.UINT8
     expected = np.pad(RAMP[0], ((0, 0), (0, 0), (1, 3), (2, 4)))
-    for found in (run(narrow, RAMP), run(narrow, RAMP, optimised=False), run_openvino(narrow, RAMP)):
+    for found in (run(quantized, RAMP), run(quantized, RAMP, optimised=False), run_openvino(quantized, RAMP)):
         np.testing.assert_array_equal(found[expected == 0], 0)
         np.testing.assert_allclose(found, expected, atol=1.5 / 127)
 
@@ -426,7 +426,7 @@ def test_a_concatenation_shares_a_grid_where_its_signs_agree(low: float, grids: 
     model.graph.node[3].input[1] = "w2"
     model.graph.initializer.append(numpy_helper.from_array(kernel(1), "w2"))
     ranges = {"x": (-1.0, 1.0), "s": (0.0, 1.0), "c": (low, 2.0), "t": (low, 2.0)}
-    graph = Graph(int8.quantize(model, ranges, form="unsigned"))
+    graph = Graph(int8.convert(model, ranges, form="unsigned"))
     assert {int(graph.value(f"{name}/zero_point")) for name in "sc"} == grids
     scales = {float(graph.value(f"{name}/scale")) for name in "sct"}
     assert len(scales) == (1 if low >= 0 else 2)

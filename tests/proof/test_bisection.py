@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +9,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import SPEC, photograph, photographs
+from conftest import SPEC, known, photograph, photographs
 from onnx import helper
 
-from segdeploy import artifact, engines, making
+import segdeploy
+from segdeploy import artifact, engines, proving, typed_json
+from segdeploy.certificate import Certificate, Departure
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import ort
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.graphs.graph import Graph
+from segdeploy.making import ExportOptions
 from segdeploy.proof import bisection
-from segdeploy.spec import Precision
+from segdeploy.proof.bisection import FLOAT32
+from segdeploy.proving import ProofOptions
 
 GRAPH = Path("export/unet.fp32.onnx")
-TOLERANCE = bisection.TOLERANCES[Precision.FP32]
+TOLERANCE = FLOAT32.layer
 RAW = functools.partial(ort.tensors, device="cpu", optimised=False)
 LAYER = "down.2.0.conv/Conv"
 NEXT = "down.2.1.conv/Conv"
@@ -41,11 +44,11 @@ def look(graph: Graph, run: bisection.Run = RAW) -> bisection.Look:
 
 
 def departing(found: bisection.Look) -> list[tuple[str, str | None]]:
-    return [(step.kind, step.layer) for step in found.steps if step.error > step.tolerance(Precision.FP32)]
+    return [(step.kind, step.layer) for step in found.steps if step.error > step.tolerance(FLOAT32)]
 
 
-def said(found: bisection.Look) -> bisection.Departure:
-    return bisection.departure(found, stage="graph", precision=Precision.FP32, image="a.png", otherwise="nothing")
+def said(found: bisection.Look) -> Departure:
+    return bisection.departure(found, stage="graph", rounding=FLOAT32, image="a.png", otherwise="nothing")
 
 
 def node(graph: Graph, name: str) -> onnx.NodeProto:
@@ -100,7 +103,7 @@ def test_what_is_wrong_between_two_layers_is_named_by_its_nodes(graph: Graph) ->
     behind(graph, pool.output[0], "Neg")
     departure = said(look(graph))
     assert (departure.kind, departure.layer) == ("before a layer", "down.1.0.conv")
-    assert departure.between == [pool.name, "planted/Neg"]
+    assert departure.between == (pool.name, "planted/Neg")
     assert f"{pool.name}, planted/Neg" in departure.text
 
 
@@ -126,7 +129,7 @@ def test_a_class_map_that_is_not_the_argmax_is_seen(graph: Graph) -> None:
     departure = said(look(graph))
     assert (departure.kind, departure.layer, departure.error) == ("class map", None, 1.0)
     assert departure.tolerance == bisection.WRONG_CLASSES
-    assert list(departure.between or [])[:2] == [argmax.name, "planted/BitwiseXor"]
+    assert known(departure.between)[:2] == (argmax.name, "planted/BitwiseXor")
 
 
 def test_another_shape_is_a_departure_that_json_can_hold(graph: Graph) -> None:
@@ -139,7 +142,7 @@ def test_another_shape_is_a_departure_that_json_can_hold(graph: Graph) -> None:
     departure = said(found)
     assert (departure.layer, departure.error) == ("classifier", None)
     assert "of another shape" in departure.text
-    assert json.loads(json.dumps(dataclasses.asdict(departure)))["layer"] == "classifier"
+    assert typed_json.to_builtins(departure)["error"] is None
 
 
 def test_what_is_no_number_is_a_departure(graph: Graph) -> None:
@@ -203,49 +206,53 @@ def turned(graph: Graph) -> None:
     graph.set_value(weight, -graph.value(weight))
 
 
+def looked_into(photos: Path, model: str = "unet", engine: str = "ort:fp32") -> Certificate:
+    return segdeploy.parity(model, engine=engine, data=photos, options=ProofOptions(bisect=True))
+
+
 def test_a_graph_of_logits_is_looked_into_as_well(workspace: Path, photos: Path) -> None:
-    making.export("unet", output="logits", data=photos)
+    segdeploy.export("unet", options=ExportOptions(output="logits", data=photos))
     path = workspace / "export/unet.fp32.logits.onnx"
     edited(path, turned)
-    report = making.parity(str(path), engine="ort:fp32", data=photos, bisect=True)
-    assert (report["departure"]["kind"], report["departure"]["layer"]) == ("layer", "down.2.0.conv")
+    departure = known(looked_into(photos, str(path)).departure)
+    assert (departure.kind, departure.layer) == ("layer", "down.2.0.conv")
 
 
 def test_without_bisect_there_is_no_departure(photos: Path) -> None:
     edited(GRAPH, turned)
-    assert making.parity("unet", engine="ort:fp32", data=photos)["departure"] is None
+    assert segdeploy.parity("unet", engine="ort:fp32", data=photos).departure is None
 
 
 def test_the_worst_image_is_looked_at(photos: Path) -> None:
     edited(GRAPH, turned)
-    report = making.parity("unet", engine="ort:fp32", data=photos, bisect=True)
-    worst = report["stages"][0]["worst_images"]
-    assert report["departure"]["image"] == worst[0]["image"]
-    assert worst[0]["differing_pixels"] == max(each["differing_pixels"] for each in worst)
+    report = looked_into(photos)
+    worst = report.stages[0].worst_images
+    assert known(report.departure).image == worst[0].image
+    assert worst[0].differing_pixels == max(each.differing_pixels for each in worst)
 
 
 def test_what_is_certified_is_not_what_is_looked_into(photos: Path) -> None:
     """The copy with its layers visible is never written, and the proof is of the file as it was."""
     before = GRAPH.read_bytes()
-    report = making.parity("unet", engine="ort:fp32", data=photos, bisect=True)
+    report = looked_into(photos)
     assert GRAPH.read_bytes() == before
     assert sorted(path.name for path in GRAPH.parent.iterdir()) == ["unet.fp32.onnx", "unet.fp32.onnx.json"]
-    plain = making.parity("unet", engine="ort:fp32", data=photos)
-    assert report["stages"] == plain["stages"]
+    assert report.stages == segdeploy.parity("unet", engine="ort:fp32", data=photos).stages
 
 
 def test_pytorch_has_no_graph_to_look_into(photos: Path) -> None:
     with pytest.raises(InvalidRequestError, match="torch runs a checkpoint"):
-        making.parity("unet", engine="torch:fp32", data=photos, bisect=True)
+        looked_into(photos, engine="torch:fp32")
 
 
 def test_a_required_engine_that_is_none_here_is_said_before_the_work(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signed int8 form is TensorRT's: without it the graph alone can be proven, and a gate may not take that."""
-    making.narrow("unet", making.Narrow(Precision.INT8, ["signed"], calibrate=photos, data=photos, min_agreement=0))
+    options = ExportOptions(forms=["signed"], calibrate=photos, data=photos, min_agreement=0)
+    segdeploy.export("unet", precision="int8", options=options)
     signed = "export/unet.int8-signed.onnx"
-    assert making.parity(signed, engine="int8", data=photos)["proven_to"] == "graph"
-    monkeypatch.setattr(making, "_judged", lambda *_, **__: pytest.fail("proved"))
+    assert segdeploy.parity(signed, engine="int8", data=photos).proven_to == "graph"
+    monkeypatch.setattr(proving, "judge", lambda *_, **__: pytest.fail("proved"))
     with pytest.raises(MissingRuntimeError, match="runs the signed form exactly"):
-        making.parity(signed, engine="int8", data=photos, require_engine=True)
+        segdeploy.parity(signed, engine="int8", data=photos, options=ProofOptions(require_engine=True))

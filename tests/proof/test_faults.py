@@ -4,7 +4,6 @@ The faults stand in the files, not in PyTorch: what is proven is what would have
 """
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +12,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Run
+from conftest import Run, known
 from onnx import helper
 
-from segdeploy import artifact, blocks, making, models
+import segdeploy
+from segdeploy import artifact, blocks, models, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.engines import Engine, ort
 from segdeploy.graphs.graph import Graph
+from segdeploy.making import ExportOptions
+from segdeploy.proving import ProofOptions
 from segdeploy.spec import Precision
 
 SIDE = 160  # an eighth of it is 20, which 6 does not divide
 EXAMPLES = Path(__file__).parents[2] / "examples" / "nuclei"
 PICTURES = 3
 ROOM = 0.002  # between what an int8 graph keeps and what is asked of it: no fault of a layer is that small
+BISECT = ProofOptions(bisect=True)
 Fault = Callable[[Graph], None]
 
 
@@ -37,13 +40,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def folder(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            few = making.packaged_images()[: 2 * PICTURES]
+            few = workspace.packaged_images()[: 2 * PICTURES]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(made[name])
-                patch.setattr(making, "packaged_images", lambda: few)
-                making.export(name, size=(SIDE, SIDE))
-                making.narrow(name, making.Narrow(Precision.FP16))
-                making.narrow(name, making.Narrow(Precision.INT8, min_agreement=0.9))
+                patch.setattr(workspace, "packaged_images", lambda: few)
+                segdeploy.export(name, options=ExportOptions(size=(SIDE, SIDE)))
+                segdeploy.export(name, precision=Precision.FP16)
+                segdeploy.export(name, precision=Precision.INT8, options=ExportOptions(min_agreement=0.9))
         return made[name]
 
     return folder
@@ -52,23 +55,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def stand_in(exported: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Go into a copy of such a folder, with a few real pictures to prove on."""
-    few = making.packaged_images()[:PICTURES]
+    few = workspace.packaged_images()[:PICTURES]
 
     def enter(name: str) -> None:
         shutil.copytree(exported(name), tmp_path / "work")
         monkeypatch.chdir(tmp_path / "work")
-        monkeypatch.setattr(making, "packaged_images", lambda: few)
+        monkeypatch.setattr(workspace, "packaged_images", lambda: few)
 
     return enter
 
 
 def plant(fault: Fault, name: str, precision: Precision = Precision.FP32, form: str | None = None) -> Artifact:
     """Edit a graph, and give it the manifest that an exporter with that fault would have written."""
-    honest = artifact.read(artifact.graph_path(making.EXPORTS, name, precision, form))
+    honest = artifact.read(artifact.graph_path(workspace.EXPORTS, name, precision, form))
     graph = Graph(onnx.load(honest.path))
     fault(graph)
     onnx.save(graph.model, honest.path)
-    faulty = dataclasses.replace(honest, sha256=artifact.sha256(honest.path), parity=None)
+    faulty = dataclasses.replace(honest, sha256=artifact.sha256(honest.path), certificate=None)
     artifact.write_manifest(faulty)
     return faulty
 
@@ -221,16 +224,16 @@ def test_a_planted_fault_is_caught_and_its_place_named(
 ) -> None:
     stand_in(name)
     faulty = plant(fault, name)
-    report = making.parity(name, engine="ort:fp32", bisect=True)
-    assert (report["passed"], report["first_failing_stage"]) == (False, "graph")
+    report = segdeploy.parity(name, engine="ort:fp32", options=BISECT)
+    assert (report.passed, report.first_failing_stage) == (False, "graph")
     kind, layer, among = where(Graph(onnx.load(faulty.path)))
-    found = report["departure"]
-    assert (found["stage"], found["kind"], found["layer"]) == ("graph", kind, layer)
-    assert found["error"] > 3 * found["tolerance"]
-    assert (found["between"] is None) == (kind == "layer")
-    assert any(each.startswith(among) for each in found["between"] or [""])
-    assert found["image"] == report["stages"][0]["worst_images"][0]["image"]
-    assert artifact.read(faulty.path).parity == json.loads(json.dumps(report))
+    found = known(report.departure)
+    assert (found.stage, found.kind, found.layer) == ("graph", kind, layer)
+    assert known(found.error) > 3 * found.tolerance
+    assert (found.between is None) == (kind == "layer")
+    assert any(each.startswith(among) for each in found.between or [""])
+    assert found.image == report.stages[0].worst_images[0].image
+    assert artifact.read(faulty.path).certificate == report
 
 
 @pytest.mark.slow
@@ -241,25 +244,24 @@ def test_a_scale_that_is_off_in_an_int8_graph_is_caught_and_named(
     stand_in: Callable[[str], None], name: str, form: str, fault: Fault
 ) -> None:
     stand_in(name)
-    limits = {"min_agreement": honest_agreement(name, form) - ROOM}
+    min_agreement = honest_agreement(name, form) - ROOM
     faulty = plant(fault, name, Precision.INT8, form)
-    report = making.parity(str(faulty.path), engine="ort:int8", limits=limits, bisect=True)
-    assert [stage["passed"] for stage in report["stages"]][:2] == [True, False]
-    assert (report["first_failing_stage"], report["limits"]["min_agreement"]) == ("graph", limits["min_agreement"])
-    found = report["departure"]
+    options = dataclasses.replace(BISECT, min_agreement=min_agreement)
+    report = segdeploy.parity(faulty.path, engine="ort:int8", options=options)
+    assert [stage.passed for stage in report.stages][:2] == [True, False]
+    assert (report.first_failing_stage, report.limits.min_agreement) == ("graph", min_agreement)
+    found = known(report.departure)
     of_weights = fault is twice_the_scale_of_int8_weights
-    assert found["kind"] == ("layer" if of_weights else "before a layer")
-    assert found["layer"] == module(second(Graph(onnx.load(faulty.path))))
-    assert of_weights or any(each.endswith("DequantizeLinear") for each in found["between"])
-    assert found["error"] > 3 * found["tolerance"]
+    assert found.kind == ("layer" if of_weights else "before a layer")
+    assert found.layer == module(second(Graph(onnx.load(faulty.path))))
+    assert of_weights or any(each.endswith("DequantizeLinear") for each in known(found.between))
+    assert known(found.error) > 3 * found.tolerance
 
 
 def honest_agreement(name: str, form: str) -> float:
     """What the int8 graph without a fault keeps of the pixels that PyTorch decides."""
-    path = artifact.graph_path(making.EXPORTS, name, Precision.INT8, form)
-    report = making.parity(str(path), engine="ort:int8")
-    agreement: float = report["stages"][1]["decided_agreement"]
-    return agreement
+    path = artifact.graph_path(workspace.EXPORTS, name, Precision.INT8, form)
+    return known(segdeploy.parity(path, engine="ort:int8").stages[1].decided_agreement)
 
 
 @pytest.mark.slow
@@ -271,13 +273,15 @@ def test_a_network_without_a_fault_passes_and_nothing_departs(
     """SegNet among them: a near-tie in a pooling window moves a value in a right graph as well."""
     stand_in(name)
     model = f"export/{name}.int8-signed.onnx" if engine == "signed" else name
-    report = making.parity(model, engine="ort:int8" if engine == "signed" else engine, device="cpu", bisect=True)
-    assert report["passed"]
-    assert (report["departure"]["kind"], report["departure"]["error"]) == ("none found", None)
-    assert report["departure"]["stage"] == ("graph" if engine == "signed" else "engine")
+    named = "ort:int8" if engine == "signed" else engine
+    report = segdeploy.parity(model, engine=named, device="cpu", options=BISECT)
+    assert report.passed
+    found = known(report.departure)
+    assert (found.kind, found.error) == ("none found", None)
+    assert found.stage == ("graph" if engine == "signed" else "engine")
     layers = len(Graph(onnx.load(f"export/{name}.fp32.onnx")).convolutions())
-    assert report["departure"]["layers_compared"] == layers
-    assert f"All {layers} layers" in report["departure"]["text"]
+    assert found.layers_compared == layers
+    assert f"All {layers} layers" in found.text
 
 
 # A stale engine
@@ -291,19 +295,21 @@ def test_an_engine_that_runs_an_older_network_is_caught(
     """What a runtime's cache does that gives back an old blob: graph and manifest are right, the engine is not."""
     stand_in("unet")
     form = "unsigned" if precision is Precision.INT8 else None
-    path = artifact.graph_path(making.EXPORTS, "unet", precision, form)
+    path = artifact.graph_path(workspace.EXPORTS, "unet", precision, form)
     older = Graph(onnx.load(path))
     (twice_the_scale_of_int8_weights if form else twice_the_scale)(older)
 
     def stale(file: Artifact, **_: Any) -> Engine:  # noqa: ANN401 - the options of an engine
         return ort.open(file, device="cpu", graph=older.model.SerializeToString())
 
-    limits = {"min_agreement": honest_agreement("unet", form) - ROOM} if form else {}
+    min_agreement = honest_agreement("unet", form) - ROOM if form else None
     monkeypatch.setattr("segdeploy.engines.open_engine", stale)
-    report = making.parity("unet", engine=f"ort:{precision}", device="cpu", limits=limits, bisect=True)
-    assert (report["passed"], report["first_failing_stage"], report["proven_to"]) == (False, "engine", "engine")
-    assert (report["departure"]["stage"], report["departure"]["kind"]) == ("engine", "none found")
-    assert "what the stage runs is not its graph" in report["departure"]["text"]
+    options = dataclasses.replace(BISECT, min_agreement=min_agreement)
+    report = segdeploy.parity("unet", engine=f"ort:{precision}", device="cpu", options=options)
+    assert (report.passed, report.first_failing_stage, report.proven_to) == (False, "engine", "engine")
+    found = known(report.departure)
+    assert (found.stage, found.kind) == ("engine", "none found")
+    assert "what the stage runs is not its graph" in found.text
 
 
 @pytest.mark.slow

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdeploy.errors import SegdeployError
-from segdeploy.quantization.sensitivity import LEAST_COST, Budget, Measure, Quality, Record, Search, Sensitivity
+from segdeploy.low_precision import Budget
+from segdeploy.quantization.sensitivity import LEAST_COST, Measure, Quality, Record, Search, Sensitivity, holds, loss
 
 WORK = {"a": 100, "b": 200, "c": 400, "d": 300}
 BUDGET = Budget(min_agreement=0.95, max_drop=0.5)
 Table = dict[frozenset[str], Quality]
-# Of d, the milliseconds are noise: it came out as fast in float32 as narrow.
+# Of d, the milliseconds are noise: it came out as fast in float32 as in low precision.
 TIMED = {"": (0.90, 10.0), "a": (0.92, 12.0), "b": (0.91, 10.5), "c": (0.94, 18.0), "d": (0.905, 10.0)}
 
 
@@ -26,12 +27,12 @@ def table(agreements: Mapping[str, tuple[float, float | None]]) -> Table:
     return {frozenset(layers): Quality(agreement, None, ms) for layers, (agreement, ms) in agreements.items()}
 
 
-def narrow_share(in_float: frozenset[str]) -> float:
+def low_share(in_float: frozenset[str]) -> float:
     return 1 - sum(WORK[layer] for layer in in_float) / sum(WORK.values())
 
 
 def record_in(folder: Path, key: str = "key") -> Record:
-    return Record(folder / "unet.pareto.json", key, narrow_share)
+    return Record(folder / "unet.pareto.json", key, low_share)
 
 
 def search_of(known: Table, folder: Path, *, budget: Budget = BUDGET, always: Iterable[str] = ()) -> Search:
@@ -96,10 +97,10 @@ def test_layers_go_back_in_that_order_until_inside(tmp_path: Path) -> None:
     known = table({**TIMED, "bd": (0.93, 11.0), "abd": (0.951, 13.0), "abcd": (1.0, 20.0)})
     search = search_of(known, tmp_path)
     assert stepped(search) == ["abd", "abcd"]
-    assert [step["in_float"] for step in search.record.steps()][5:] == [
-        ["b", "d"],
-        ["a", "b", "d"],
-        ["a", "b", "c", "d"],
+    assert [step.in_float for step in search.record.steps()][5:] == [
+        ("b", "d"),
+        ("a", "b", "d"),
+        ("a", "b", "c", "d"),
     ]
 
 
@@ -144,11 +145,11 @@ def test_every_layer_of_a_ranking_is_a_tick_of_the_bar(tmp_path: Path) -> None:
 )
 def test_both_limits_hold_and_a_gain_is_no_loss(quality: Quality, inside: bool) -> None:  # noqa: FBT001
     """`mIoU` alone hides damage: a network can gain by it and draw other masks."""
-    assert BUDGET.holds(quality) is inside
+    assert holds(BUDGET, quality) is inside
 
 
 def test_a_gain_makes_up_for_nothing() -> None:
-    assert BUDGET.loss(Quality(0.9, -3.0, None)) == BUDGET.loss(Quality(0.9, None, None))
+    assert loss(BUDGET, Quality(0.9, -3.0, None)) == loss(BUDGET, Quality(0.9, None, None))
 
 
 @given(
@@ -173,11 +174,11 @@ def test_every_step_is_inside_the_budget_and_holds_the_one_before(
     with tempfile.TemporaryDirectory() as folder:
         search = search_of(known, Path(folder), budget=budget, always=always)
         sets = list(search.steps(search.ranking))
-    assert all(budget.holds(known[layers]) for layers in sets)
+    assert all(holds(budget, known[layers]) for layers in sets)
     assert all(always <= layers for layers in sets)
     assert all(one < other for one, other in itertools.pairwise(sets))
-    assert (frozenset(always) in sets) == budget.holds(known[frozenset(always)])
-    assert (frozenset(WORK) in sets) == budget.holds(known[frozenset(WORK)])
+    assert (frozenset(always) in sets) == holds(budget, known[frozenset(always)])
+    assert (frozenset(WORK) in sets) == holds(budget, known[frozenset(WORK)])
 
 
 # Record
@@ -308,13 +309,13 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path, damage: Callable[[bytes
 
 
 def test_the_front_is_what_no_other_beats(tmp_path: Path) -> None:
-    """Narrower or better: a gives more of both away than b."""
+    """More in low precision, or better: a gives more of both away than b."""
     record = record_in(tmp_path)
     for layers, agreement in {"": 0.90, "a": 0.95, "b": 0.94, "ab": 0.97, "abcd": 0.96}.items():
         record.add(frozenset(layers), Quality(agreement, None, None))
     front = {"".join(step["in_float"]): step["front"] for step in document(tmp_path)["steps"]}
     assert front == {"": True, "a": True, "b": False, "ab": True, "abcd": False}
-    shares = [step["narrow_share"] for step in document(tmp_path)["steps"]]
+    shares = [step["low_share"] for step in document(tmp_path)["steps"]]
     assert shares == pytest.approx([1, 0.9, 0.8, 0.7, 0])
 
 

@@ -5,10 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segdeploy.timing import latency
 from segdeploy.timing.latency import Effort
+from segdeploy.timing.result_types import Ratio
 
+FASTER, EQUAL, SLOWER = 0.5, 1.0, 2.0
 COVERED = 0.85  # of 95 % intervals that hold the true median: blocks of dependent samples give a little less
 
 
@@ -88,6 +92,49 @@ def test_the_ratio_is_taken_run_by_run() -> None:
     found = latency.ratio(list(1.1 * slow), list(slow))
     assert found.ratio == pytest.approx(1.1)
     assert found.interval == pytest.approx((1.1, 1.1))
+
+
+def samples(seed: int, runs: int = 40) -> list[float]:
+    """Milliseconds as they come: a floor, and now and then somebody else at work."""
+    return [float(value) for value in 10 + np.random.default_rng(seed).lognormal(sigma=1, size=runs)]
+
+
+def test_the_ratio_of_a_task_to_itself_is_one() -> None:
+    found = latency.ratio(samples(0), samples(0))
+    assert found == Ratio(ratio=1.0, interval=(1.0, 1.0))
+
+
+def test_the_ratio_of_two_like_tasks_has_one_in_its_interval() -> None:
+    low, high = latency.ratio(samples(0), samples(1)).interval
+    assert low < EQUAL < high
+
+
+@pytest.mark.parametrize("factor", [SLOWER, FASTER])
+def test_the_ratio_of_twice_the_time_excludes_one(factor: float) -> None:
+    found = latency.ratio([factor * value for value in samples(0)], samples(1))
+    low, high = found.interval
+    assert low < found.ratio < high
+    assert high < EQUAL if factor == FASTER else low > EQUAL
+
+
+def test_the_ratio_is_the_same_for_the_same_samples() -> None:
+    """Drawn at random, from a seed that stands still."""
+    assert latency.ratio(samples(0), samples(1)) == latency.ratio(samples(0), samples(1))
+
+
+@given(
+    pairs=st.lists(st.tuples(st.floats(0.01, 1e3), st.floats(0.01, 1e3)), min_size=1, max_size=30),
+    factor=st.floats(0.01, 100),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_ratio_knows_no_unit(pairs: list[tuple[float, float]], factor: float) -> None:
+    """Microseconds or minutes; and its interval never runs backwards."""
+    ms, reference_ms = (list(values) for values in zip(*pairs, strict=True))
+    found = latency.ratio(ms, reference_ms)
+    scaled = latency.ratio([factor * value for value in ms], [factor * value for value in reference_ms])
+    assert scaled.ratio == pytest.approx(found.ratio)
+    assert scaled.interval == pytest.approx(found.interval)
+    assert 0 < found.interval[0] <= found.interval[1]
 
 
 def test_the_summary_is_numpys_percentiles_and_speed_follows_the_median() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from conftest import Run, photographs
 
-from segdeploy import artifact, engines, making
+import segdeploy
+from segdeploy import artifact, engines
 from segdeploy.artifact import Artifact
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.progress import silent
 from segdeploy.timing import runtime_selection
-from segdeploy.timing.runtime_selection import Candidate, Choice
+from segdeploy.timing.runtime_selection import Candidate, Selected
 
 GRAPH = Path("export/unet.fp32.onnx")
 RECORD = Path("export/unet.fp32.choice.json")
@@ -36,12 +37,14 @@ def timings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
     return said
 
 
-def on_this_cpu() -> Choice:
+def on_this_cpu() -> Selected:
+    found = runtime_selection.usable(runtime_selection.candidates("cpu"))
+    assert runtime_selection.without_timing(found) is None
     graph = artifact.read(GRAPH)
-    return runtime_selection.choose(runtime_selection.candidates("cpu"), lambda _: graph, progress=silent)
+    return runtime_selection.fastest({each.runtime: graph for each in found}, progress=silent)
 
 
-def usable(**obstacles: bool) -> list[Candidate]:
+def listed(**obstacles: bool) -> list[Candidate]:
     """Candidates as the machine would list them; True where something stands in the way."""
     places = {
         "trt": ("trt", "cuda"), "rtx": ("trt-rtx", "cuda"), "ort_cuda": ("ort", "cuda"),
@@ -50,15 +53,11 @@ def usable(**obstacles: bool) -> list[Candidate]:
     return [Candidate(*place, OBSTACLE if obstacles.get(name, True) else None) for name, place in places.items()]
 
 
-def no_file(_runtime: str) -> Artifact:
-    raise AssertionError("nothing has to be timed")
-
-
 def test_every_engine_but_the_reference_is_a_candidate_wherever_it_runs() -> None:
     """A sixth engine takes its place because its file is there."""
-    listed = {(each.runtime, each.device) for each in runtime_selection.candidates()}
+    found = {(each.runtime, each.device) for each in runtime_selection.candidates()}
     modules = engines.modules().items()
-    assert listed == {(n, device) for n, m in modules if m.OPENS != "checkpoint" for device in m.DEVICES}
+    assert found == {(n, device) for n, m in modules if m.OPENS != "checkpoint" for device in m.DEVICES}
 
 
 def test_plans_come_before_graphs_and_the_gpu_before_the_cpu() -> None:
@@ -80,13 +79,15 @@ def test_plans_come_before_graphs_and_the_gpu_before_the_cpu() -> None:
     ],
 )
 def test_the_first_that_is_usable_is_taken_without_a_stopwatch(free: set[str], expected: tuple[str, str]) -> None:
-    chosen = runtime_selection.choose(usable(**dict.fromkeys(free, False)), no_file, progress=silent)
-    assert (chosen.runtime, chosen.device) == expected
+    usable = runtime_selection.usable(listed(**dict.fromkeys(free, False)))
+    selected = runtime_selection.without_timing(usable)
+    assert selected is not None
+    assert (selected.runtime, selected.device) == expected
 
 
 def test_where_nothing_is_usable_every_obstacle_is_named() -> None:
     with pytest.raises(MissingRuntimeError) as refused:
-        runtime_selection.choose(usable(), no_file, progress=silent)
+        runtime_selection.usable(listed())
     for place in ("trt on cuda", "trt-rtx on cuda", "ort on cuda", "ort on cpu", "ov on cpu"):
         assert f"{place}: it is not here." in refused.value.what
 
@@ -149,8 +150,8 @@ def test_the_stopwatch_runs_the_real_engines() -> None:
 
 
 @pytest.mark.usefixtures("timings", "workspace")
-def test_what_was_chosen_is_opened_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "segdeploy"), making.open("unet", engine="fp32") as engine:
+def test_what_was_selected_is_opened_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "segdeploy"), segdeploy.open("unet", engine="fp32") as engine:
         assert engine.runtime == "ov"
     assert caplog.messages == [f"fp32 runs in ov on cpu: {on_this_cpu().why}."]
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy import metrics
-from segdeploy.data import dataset
+from segdeploy.data.dataset import Picture
 from segdeploy.spec import Spec
-from segdeploy.training.data import Augmentation, Pair, TrainingData, augmented
+from segdeploy.training.data import Pair, TrainingData, augmented
+from segdeploy.training.options import Augmentation
 
 CLASSES = 4
 STEP = 60  # grey levels between two classes: an image that encodes its own mask
@@ -155,31 +156,31 @@ def test_the_u_net_of_the_paper_gets_its_margin_as_mirrored_context() -> None:
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> list[dataset.Sample]:
+def samples(tmp_path: Path) -> list[Picture]:
     photo, truth = encoded()
     found = []
     for index in range(2):
-        sample = dataset.Sample(tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png")
+        sample = Picture(tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png")
         Image.fromarray(photo).save(sample.image)
-        Image.fromarray(truth).save(sample.mask)
+        Image.fromarray(truth).save(sample.label)
         found.append(sample)
     return found
 
 
-def training_data(samples: list[dataset.Sample], *, seed: int = 0, epoch: int = 0) -> TrainingData:
+def training_data(samples: list[Picture], *, seed: int = 0, epoch: int = 0) -> TrainingData:
     data = TrainingData(samples, spec(), Augmentation((16, 16), flip_vertically=True), seed=seed)
     data.epoch = epoch
     return data
 
 
-def test_a_sample_is_what_the_network_takes(samples: list[dataset.Sample]) -> None:
+def test_a_sample_is_what_the_network_takes(samples: list[Picture]) -> None:
     photo, truth = training_data(samples)[0]
     assert (photo.dtype, photo.shape) == (torch.uint8, (16, 16, 3))
     assert (truth.dtype, truth.shape) == (torch.int64, (16, 16))
     assert len(training_data(samples)) == 2
 
 
-def test_chance_is_seed_epoch_and_index_alone(samples: list[dataset.Sample]) -> None:
+def test_chance_is_seed_epoch_and_index_alone(samples: list[Picture]) -> None:
     """A resumed run draws what the first would have drawn, in whatever order and from whatever process."""
     first, again = training_data(samples, seed=3, epoch=5), training_data(samples, seed=3, epoch=5)
     expected = [first[index] for index in (0, 1)]
@@ -191,9 +192,7 @@ def test_chance_is_seed_epoch_and_index_alone(samples: list[dataset.Sample]) -> 
 
 
 @pytest.mark.parametrize("seed, epoch, index", [(4, 5, 0), (3, 6, 0), (3, 5, 1)])
-def test_another_seed_epoch_or_index_is_another_view(
-    samples: list[dataset.Sample], seed: int, epoch: int, index: int
-) -> None:
+def test_another_seed_epoch_or_index_is_another_view(samples: list[Picture], seed: int, epoch: int, index: int) -> None:
     """Both samples hold the same picture, so a difference is the draw's."""
     photo, _ = training_data(samples, seed=3, epoch=5)[0]
     other, _ = training_data(samples, seed=seed, epoch=epoch)[index]
@@ -204,15 +203,15 @@ def test_a_photo_is_stretched_to_network_size_before_it_is_cropped(tmp_path: Pat
     """Aspect is not kept, in training as in deployment; the mask goes along by nearest neighbour."""
     truth = np.zeros((48, 16), np.uint8)
     truth[24:] = 2
-    sample = dataset.Sample(tmp_path / "tall.png", tmp_path / "tall_mask.png")
+    sample = Picture(tmp_path / "tall.png", tmp_path / "tall_mask.png")
     Image.fromarray(grey(truth)).save(sample.image)
-    Image.fromarray(truth).save(sample.mask)
+    Image.fromarray(truth).save(sample.label)
     photo, stretched = TrainingData([sample], spec(), Augmentation((24, 32)), seed=0).pair(0)
     assert photo.shape == (24, 32, 3)
     np.testing.assert_array_equal(stretched, np.repeat([0, 2], 12)[:, None].repeat(32, axis=1))
 
 
-def test_what_is_kept_in_memory_is_not_read_again(samples: list[dataset.Sample]) -> None:
+def test_what_is_kept_in_memory_is_not_read_again(samples: list[Picture]) -> None:
     data = training_data(samples)
     photo, truth = data.pair(0)
     samples[0].image.unlink()
@@ -221,9 +220,7 @@ def test_what_is_kept_in_memory_is_not_read_again(samples: list[dataset.Sample])
     assert its_truth is truth
 
 
-def test_a_data_set_too_large_to_keep_is_read_again(
-    samples: list[dataset.Sample], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_too_large_to_keep_is_read_again(samples: list[Picture], monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is on the whole set: two of these pairs are 2 x 24 x 32 x 4 bytes."""
     for limit, kept in ((2 * 24 * 32 * 4, True), (2 * 24 * 32 * 4 - 1, False)):
         monkeypatch.setattr("segdeploy.training.data.LARGEST_CACHE", limit)

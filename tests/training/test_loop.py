@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from torch import Tensor
 
 from segdeploy import cli, metrics, models
 from segdeploy.checkpoints import checkpoint
-from segdeploy.data import dataset
+from segdeploy.data import layouts
+from segdeploy.data.dataset import Dataset
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError, SegdeployError
+from segdeploy.origin import TrainingOrigin
 from segdeploy.spec import Spec
 from segdeploy.training import loop, losses
-from segdeploy.training.data import Augmentation, augmented
+from segdeploy.training.data import augmented
+from segdeploy.training.options import Augmentation, EpochRecord, TrainOptions
 
 SIDE = 32
 TRAIN, VAL = 8, 2
-NARROW: dict[str, Any] = {"multiplier": 0.125}
+SMALL: dict[str, Any] = {"multiplier": 0.125}
 EPOCHS = 8
 LEARNT = 0.85  # val mIoU; 0.99 was measured, and 0.90 to 1.00 with six of seven other seeds; half of it is chance
 
@@ -54,8 +57,8 @@ class Watcher:
         if self.cut_at == (epoch, sum(call[0] == epoch for call in self.calls)):
             raise Cut
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
+    def epoch(self, record: EpochRecord) -> None:
+        self.records.append(dataclasses.asdict(record))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,25 +96,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(folder: Path) -> dataset.Dataset:
-    return dataset.open_folder(folder)
+def data(folder: Path) -> Dataset:
+    return layouts.open_folder(folder)
 
 
 def spec(model: str = "unet", **variant: Any) -> Spec:  # noqa: ANN401 - what `build` takes
-    return Spec(model, {**NARROW, **variant}, ("dark", "bright"), ((0, 0, 0), (255, 255, 255)), SIDE, SIDE)
+    return Spec(model, {**SMALL, **variant}, ("dark", "bright"), ((0, 0, 0), (255, 255, 255)), SIDE, SIDE)
 
 
-def plan(**changes: Any) -> loop.Plan:  # noqa: ANN401 - any field of Plan
+def plan(**changes: Any) -> TrainOptions:  # noqa: ANN401 - any field of TrainOptions
     known = {"epochs": 4, "batch": 4, "learning_rate": 1e-2, **changes}
-    return loop.Plan(Augmentation((SIDE, SIDE)), **known)
+    return TrainOptions(Augmentation((SIDE, SIDE)), **known)
 
 
 def train(
-    data: dataset.Dataset,
+    data: Dataset,
     out: Path,
     *,
     spec: Spec,
-    plan: loop.Plan,
+    plan: TrainOptions,
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Path:
@@ -126,21 +129,26 @@ def state(out: Path, kind: str, model: str = "unet") -> dict[str, Tensor]:
     return checkpoint.tensors(out / f"{model}{kind}.safetensors")
 
 
+def training_of(path: Path) -> TrainingOrigin:
+    found = checkpoint.read(path).origin.training
+    assert found is not None
+    return found
+
+
 def require_same(first: Path, second: Path, model: str = "unet") -> None:
     """Every tensor of both checkpoints bit by bit, and every number of the log but the time it took."""
     for kind in ("", ".last"):
         mine, theirs = state(first, kind, model), state(second, kind, model)
         assert mine.keys() == theirs.keys()
         assert [name for name, tensor in mine.items() if not torch.equal(tensor, theirs[name])] == []
-        origins = [checkpoint.read(out / f"{model}{kind}.safetensors").made_by for out in (first, second)]
-        untimed = [{key: value for key, value in origin.items() if key != "made_at"} for origin in origins]
-        assert untimed[0] == untimed[1]
+        mine_from, theirs_from = (checkpoint.read(out / f"{model}{kind}.safetensors").origin for out in (first, second))
+        assert mine_from == theirs_from
     logs = [[{**line, "seconds": 0} for line in log_of(out, model)] for out in (first, second)]
     assert logs[0] == logs[1]
 
 
 @pytest.fixture(scope="module")
-def learnt(data: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watcher]:
+def learnt(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watcher]:
     out, watcher = tmp_path_factory.mktemp("learnt"), Watcher()
     train(data, out, spec=spec(), plan=plan(epochs=EPOCHS), watcher=watcher)
     return out, watcher
@@ -177,13 +185,13 @@ def test_the_best_checkpoint_is_the_one_of_the_best_val_miou(learnt: tuple[Path,
     out, _ = learnt
     log = log_of(out)
     best = max(log, key=lambda line: line["val_miou"])
-    made_by = checkpoint.read(out / "unet.safetensors").made_by
-    assert (made_by["epoch"], made_by["val_miou"]) == (best["epoch"], best["val_miou"])
-    assert checkpoint.read(out / "unet.last.safetensors").made_by["epoch"] == EPOCHS
+    kept = training_of(out / "unet.safetensors")
+    assert (kept.epoch, kept.val_miou) == (best["epoch"], best["val_miou"])
+    assert training_of(out / "unet.last.safetensors").epoch == EPOCHS
     assert not list(out.glob("*.part"))
 
 
-def test_the_checkpoint_scores_what_the_log_says(learnt: tuple[Path, Watcher], data: dataset.Dataset) -> None:
+def test_the_checkpoint_scores_what_the_log_says(learnt: tuple[Path, Watcher], data: Dataset) -> None:
     network, its_spec = checkpoint.load(learnt[0] / "unet.safetensors")
     deployed = models.deployed(network, its_spec)
     counts = np.zeros((2, 2), np.int64)
@@ -191,13 +199,13 @@ def test_the_checkpoint_scores_what_the_log_says(learnt: tuple[Path, Watcher], d
         photo = torch.from_numpy(np.array(Image.open(sample.image)))[None]
         with torch.inference_mode():
             counts += metrics.confusion(
-                np.array(Image.open(sample.mask)), deployed(photo)[0].numpy(), classes=2, ignore_index=255
+                np.array(Image.open(sample.label)), deployed(photo)[0].numpy(), classes=2, ignore_index=255
             )
-    assert metrics.miou(counts) == checkpoint.read(learnt[0] / "unet.safetensors").made_by["val_miou"]
+    assert metrics.miou(counts) == training_of(learnt[0] / "unet.safetensors").val_miou
 
 
 def test_a_later_epoch_that_is_worse_or_equal_does_not_replace_the_best(
-    data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After mIoU 0.1, 0.3, 0.2, 0.3 the second epoch is the one to keep, and the fourth the one to resume."""
     score_in_turn(monkeypatch, 2, 6, 4, 6)
@@ -206,7 +214,7 @@ def test_a_later_epoch_that_is_worse_or_equal_does_not_replace_the_best(
     require_best_and_last(tmp_path)
 
 
-def test_the_best_score_outlives_a_cut(data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_score_outlives_a_cut(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed after its best epoch, a run must not take the next for better than none."""
     score_in_turn(monkeypatch, 2, 6, 4, 6)
     with pytest.raises(Cut):
@@ -222,15 +230,13 @@ def score_in_turn(monkeypatch: pytest.MonkeyPatch, *hits: int) -> None:
 
 
 def require_best_and_last(out: Path) -> None:
-    assert checkpoint.read(out / "unet.safetensors").made_by["epoch"] == 2
-    last = checkpoint.read(out / "unet.last.safetensors").made_by
-    assert (last["epoch"], last["best"]) == (4, 0.3)
+    assert training_of(out / "unet.safetensors").epoch == 2
+    last = training_of(out / "unet.last.safetensors")
+    assert (last.epoch, last.best) == (4, 0.3)
     assert not torch.equal(state(out, "")["classifier.weight"], state(out, ".last")["classifier.weight"])
 
 
-def test_every_epoch_has_views_of_its_own(
-    data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_epoch_has_views_of_its_own(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight images in three epochs are 24 draws: the same ones again would teach the network eight pictures."""
     draws: list[float] = []
 
@@ -245,19 +251,19 @@ def test_every_epoch_has_views_of_its_own(
 
 def test_without_a_counted_pixel_the_lowest_loss_is_the_best(tmp_path: Path) -> None:
     """Validation masks may be all ignored; null in the log, and never NaN, which is no JSON."""
-    data = dataset.open_folder(make_folder(tmp_path / "data"))
+    data = layouts.open_folder(make_folder(tmp_path / "data"))
     for sample in data.val:
-        Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(sample.mask)
+        Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(sample.label)
     train(data, tmp_path / "out", spec=spec(), plan=plan())
     log = log_of(tmp_path / "out")
     assert [line["val_miou"] for line in log] == [None] * 4
     best = min(log, key=lambda line: line["loss"])
-    assert checkpoint.read(tmp_path / "out" / "unet.safetensors").made_by["epoch"] == best["epoch"]
+    assert training_of(tmp_path / "out" / "unet.safetensors").epoch == best["epoch"]
 
 
 @pytest.mark.parametrize("batch, steps", [(4, 2), (8, 1), (3, 2)])
 def test_the_learning_rate_falls_by_the_poly_rule(
-    data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, steps: int
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, steps: int
 ) -> None:
     """It is base (1 - t/T)^0.9 with t the steps done: first the base itself; the one after the last would be 0."""
     rates: list[float] = []
@@ -276,7 +282,7 @@ def test_the_learning_rate_falls_by_the_poly_rule(
 
 
 def test_median_weights_come_from_the_training_masks(
-    data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both classes occur in every image, so the weights are the median of the pixels over the pixels."""
     seen: list[Tensor | None] = []
@@ -289,7 +295,7 @@ def test_median_weights_come_from_the_training_masks(
     monkeypatch.setattr(losses, "cross_entropy", spy)
     for class_weights in ("median", "none"):
         train(data, tmp_path / class_weights, spec=spec(), plan=plan(epochs=1, batch=8, class_weights=class_weights))
-    truths = np.stack([np.array(Image.open(sample.mask)) for sample in data.train])
+    truths = np.stack([np.array(Image.open(sample.label)) for sample in data.train])
     pixels = np.array([(truths == index).sum() for index in (0, 1)])
     weighted, plain = seen
     assert plain is None
@@ -299,7 +305,7 @@ def test_median_weights_come_from_the_training_masks(
 
 @pytest.mark.parametrize("model", ["pspnet", "deeplabv3"])
 def test_the_auxiliary_head_trains_at_its_weight(
-    model: str, data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without decay only its loss moves it: with weight 0 it stays as it was, with 0.4 it does not."""
     assert loop.AUXILIARY_WEIGHT == 0.4
@@ -315,7 +321,7 @@ def test_the_auxiliary_head_trains_at_its_weight(
     assert moved == {0.0: False, 0.4: True}
 
 
-def test_the_auxiliary_loss_is_added(data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_auxiliary_loss_is_added(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step's loss is main + 0.4 auxiliary (PSPNet, sec. 5.1)."""
     parts: list[float] = []
     honest = losses.cross_entropy
@@ -332,7 +338,7 @@ def test_the_auxiliary_loss_is_added(data: dataset.Dataset, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("model", models.names())
-def test_every_network_trains_an_epoch(model: str, data: dataset.Dataset, tmp_path: Path) -> None:
+def test_every_network_trains_an_epoch(model: str, data: Dataset, tmp_path: Path) -> None:
     """A new file in `models/` must train as it is, batch normalisation over pooled pixels and all."""
     best = train(data, tmp_path, spec=spec(model), plan=plan(epochs=1))
     assert math.isfinite(log_of(tmp_path, model)[0]["loss"])
@@ -341,7 +347,7 @@ def test_every_network_trains_an_epoch(model: str, data: dataset.Dataset, tmp_pa
     assert not network.training
 
 
-def test_the_u_net_of_the_paper_trains_on_smaller_truth(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_the_u_net_of_the_paper_trains_on_smaller_truth(data: Dataset, tmp_path: Path) -> None:
     """188 pixels in, 4 out: logits and truth must meet."""
     its_spec = dataclasses.replace(spec(form="paper"), height=188, width=188, margin=92)
     its_plan = dataclasses.replace(plan(epochs=1), augmentation=Augmentation((188, 188)))
@@ -365,7 +371,7 @@ def test_tensorboard_shows_every_epoch(learnt: tuple[Path, Watcher]) -> None:
         assert values == pytest.approx([line[name] for line in log_of(out)], rel=1e-6)
 
 
-def test_tensorboard_shows_a_resumed_epoch_once(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_tensorboard_shows_a_resumed_epoch_once(data: Dataset, tmp_path: Path) -> None:
     """Cut off between the scalars and the checkpoint, an epoch is written twice: the first time must go."""
     out = tmp_path
     with pytest.raises(Cut):
@@ -379,27 +385,25 @@ def test_tensorboard_shows_a_resumed_epoch_once(data: dataset.Dataset, tmp_path:
     assert [step for step, _ in scalars(out, "loss")] == [1, 2, 3, 4]
 
 
-def test_training_works_without_tensorboard(
-    data: dataset.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_works_without_tensorboard(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     train(data, tmp_path, spec=spec(), plan=plan(epochs=1))
     assert not (tmp_path / "tensorboard").exists()
 
 
 @pytest.fixture(scope="module")
-def straight(data: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     train(data, out, spec=spec(), plan=plan())
     return out
 
 
-def test_the_same_seed_gives_the_same_weights(data: dataset.Dataset, straight: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(data: Dataset, straight: Path, tmp_path: Path) -> None:
     train(data, tmp_path, spec=spec(), plan=plan())
     require_same(tmp_path, straight)
 
 
-def test_another_seed_gives_other_weights(data: dataset.Dataset, straight: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights(data: Dataset, straight: Path, tmp_path: Path) -> None:
     train(data, tmp_path, spec=spec(), plan=plan(seed=1))
     with pytest.raises(AssertionError):
         require_same(tmp_path, straight)
@@ -407,7 +411,7 @@ def test_another_seed_gives_other_weights(data: dataset.Dataset, straight: Path,
 
 @pytest.mark.parametrize("cut_at", [(2, 1), (3, 2), (4, 1)], ids=str)
 def test_a_run_cut_off_in_an_epoch_resumes_to_the_same_weights(
-    data: dataset.Dataset, straight: Path, tmp_path: Path, cut_at: tuple[int, int]
+    data: Dataset, straight: Path, tmp_path: Path, cut_at: tuple[int, int]
 ) -> None:
     """Shuffle, views, dropout, momentum, schedule and best score all come back."""
     with pytest.raises(Cut):
@@ -420,7 +424,7 @@ def test_a_run_cut_off_in_an_epoch_resumes_to_the_same_weights(
 
 @pytest.mark.parametrize("saved", range(1, 5))
 def test_a_run_cut_off_between_its_files_resumes_to_the_same_weights(
-    data: dataset.Dataset, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
+    data: Dataset, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
 ) -> None:
     """Log, best and last are written in that order; whichever is missing is made again."""
     calls = itertools.count()
@@ -442,7 +446,7 @@ def test_a_run_cut_off_between_its_files_resumes_to_the_same_weights(
     require_same(tmp_path, straight)
 
 
-def test_dropout_and_auxiliary_heads_resume_too(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_dropout_and_auxiliary_heads_resume_too(data: Dataset, tmp_path: Path) -> None:
     its_spec, its_plan = spec("deeplabv3", depth=18, head="torchvision", auxiliary=True), plan(epochs=2)
     train(data, tmp_path / "straight", spec=its_spec, plan=its_plan)
     with pytest.raises(Cut):
@@ -451,14 +455,14 @@ def test_dropout_and_auxiliary_heads_resume_too(data: dataset.Dataset, tmp_path:
     require_same(tmp_path / "cut", tmp_path / "straight", "deeplabv3")
 
 
-def test_resuming_a_finished_run_changes_nothing(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(data: Dataset, tmp_path: Path) -> None:
     best = train(data, tmp_path, spec=spec(), plan=plan(epochs=1))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("unet*")}
     assert train(data, tmp_path, spec=spec(), plan=plan(epochs=1), resume=True) == best
     assert {path.name: path.read_bytes() for path in tmp_path.glob("unet*")} == before
 
 
-def test_an_earlier_run_is_not_written_over(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_an_earlier_run_is_not_written_over(data: Dataset, tmp_path: Path) -> None:
     """A forgotten --resume must not cost a night of training."""
     train(data, tmp_path, spec=spec(), plan=plan(epochs=1))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("unet*")}
@@ -468,7 +472,7 @@ def test_an_earlier_run_is_not_written_over(data: dataset.Dataset, tmp_path: Pat
     assert {path.name: path.read_bytes() for path in tmp_path.glob("unet*")} == before
 
 
-def test_a_run_that_diverges_ends_with_a_remedy(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_a_run_that_diverges_ends_with_a_remedy(data: Dataset, tmp_path: Path) -> None:
     """A network of NaN trains on for hours and draws one class."""
     with pytest.raises(InvalidRequestError, match="diverged") as caught:
         train(data, tmp_path, spec=spec(), plan=plan(epochs=9, learning_rate=1e30))
@@ -478,43 +482,41 @@ def test_a_run_that_diverges_ends_with_a_remedy(data: dataset.Dataset, tmp_path:
 @pytest.mark.parametrize(
     "changed", [{"epochs": 5}, {"batch": 2}, {"learning_rate": 0.1}, {"seed": 1}, {"class_weights": "median"}], ids=str
 )
-def test_resuming_with_another_plan_is_refused(data: dataset.Dataset, straight: Path, changed: dict[str, Any]) -> None:
-    """Half a run of one plan and half of another is a run of neither."""
+def test_resuming_with_another_plan_is_refused(data: Dataset, straight: Path, changed: dict[str, Any]) -> None:
+    """Half a run with some options and half with others is a run of neither."""
     with pytest.raises(SegdeployError, match="made with other options") as caught:
         train(data, straight, spec=spec(), plan=plan(**changed), resume=True)
     assert caught.value.exit_code == 3
     assert "options of the first run" in caught.value.remedy
 
 
-def test_resuming_another_network_is_refused(data: dataset.Dataset, straight: Path) -> None:
+def test_resuming_another_network_is_refused(data: Dataset, straight: Path) -> None:
     with pytest.raises(SegdeployError, match="made with other options"):
         train(data, straight, spec=spec(form="padded"), plan=plan(), resume=True)
 
 
-def test_more_than_a_batch_is_needed(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_more_than_a_batch_is_needed(data: Dataset, tmp_path: Path) -> None:
     """The last, smaller batch of an epoch is dropped; so an epoch of one small batch would train nothing."""
     with pytest.raises(InvalidRequestError, match="8 training images do not fill one batch of 9") as caught:
         train(data, tmp_path, spec=spec(), plan=plan(batch=9))
     assert "--batch 8" in caught.value.remedy
 
 
-def test_no_training_image_is_too_few(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_no_training_image_is_too_few(data: Dataset, tmp_path: Path) -> None:
     """A folder of one image validates with it."""
     with pytest.raises(InvalidRequestError, match="no training images"):
         train(dataclasses.replace(data, train=()), tmp_path, spec=spec(), plan=plan(batch=1))
 
 
 @pytest.mark.parametrize("model", ["pspnet", "deeplabv3"])
-def test_a_batch_of_one_is_refused_where_one_pixel_is_normalised(
-    model: str, data: dataset.Dataset, tmp_path: Path
-) -> None:
+def test_a_batch_of_one_is_refused_where_one_pixel_is_normalised(model: str, data: Dataset, tmp_path: Path) -> None:
     """PSPNet's 1x1 grid and ASPP's image pooling leave one value for each channel: no variance."""
     with pytest.raises(InvalidRequestError, match="batch of 1 leaves a map of one pixel") as caught:
         train(data, tmp_path, spec=spec(model, depth=18), plan=plan(batch=1))
     assert "--batch 2" in caught.value.remedy
 
 
-def test_a_last_batch_of_one_is_dropped(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_a_last_batch_of_one_is_dropped(data: Dataset, tmp_path: Path) -> None:
     """Eight images in batches of seven: the eighth alone would stop PSPNet at the end of every epoch."""
     watcher = Watcher()
     train(data, tmp_path, spec=spec("pspnet", depth=18), plan=plan(epochs=1, batch=7), watcher=watcher)
@@ -523,7 +525,7 @@ def test_a_last_batch_of_one_is_dropped(data: dataset.Dataset, tmp_path: Path) -
 
 @pytest.mark.parametrize("size, crop", [((15, 32), (32, 32)), ((32, 32), (32, 15))])
 def test_a_size_the_network_cannot_take_is_refused_before_training(
-    data: dataset.Dataset, tmp_path: Path, size: tuple[int, int], crop: tuple[int, int]
+    data: Dataset, tmp_path: Path, size: tuple[int, int], crop: tuple[int, int]
 ) -> None:
     """The size of validation as well as the crop: it would fail after the first epoch."""
     its_spec = dataclasses.replace(spec(), height=size[0], width=size[1])
@@ -534,7 +536,7 @@ def test_a_size_the_network_cannot_take_is_refused_before_training(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_missing_gpu_is_said(data: dataset.Dataset, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_said(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(MissingRuntimeError, match="sees no GPU") as caught:
         train(data, tmp_path, spec=spec(), plan=plan(device="cuda"))
     assert "--device cpu" in caught.value.remedy
@@ -592,7 +594,7 @@ def test_the_command_refuses_in_two_lines(
 def test_a_killed_process_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """The product's own command under SIGKILL in the third epoch, which nothing can catch or tidy up after."""
     folder = make_folder(tmp_path / "data", train=24, side=64)
-    segdeploy = [sys.executable, "-m", "segdeploy.cli"]
+    segdeploy = [sys.executable, "-m", "segdeploy"]
     options = [*segdeploy, *command(folder, tmp_path / "cut", "--threads", "1", "--size", "64x64")]
     log = tmp_path / "cut" / "unet.log.jsonl"
     with subprocess.Popen(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -1,0 +1,137 @@
+"""Write the deployed graph, in fp32 or low precision, and prove it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from segdeploy.cli import bars, certificates, options, rendering
+from segdeploy.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from segdeploy.artifact import Artifact
+    from segdeploy.certificate import Certificate
+    from segdeploy.low_precision import Executed
+
+ORDER = 20
+FP32 = "fp32"
+SPELLED = {"forms": "form", "method": "calibration-method", "cache": "calibration-cache"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExportedGraph:
+    """A graph that was written. `in_float`, `asked` and `delivered` are of low precision (`LowPrecision`)."""
+
+    path: Path
+    sha256: str
+    precision: str
+    form: str | None
+    size_mb: float
+    in_float: Mapping[str, str] | None
+    asked: Mapping[str, float] | None
+    delivered: "Mapping[str, Executed] | None"
+    parity: "Certificate | None"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExportReport:
+    """One graph, or one for each form."""
+
+    schema: Literal[3]
+    graphs: tuple[ExportedGraph, ...]
+
+
+_network = options.together(
+    click.option(
+        "--precision",
+        type=options.Names(lambda: [FP32, *options.low_precisions()]),
+        default=FP32,
+        show_default=True,
+        help="Of the graph.",
+    ),
+    click.option(
+        "--weights", metavar="PATH|random", help="Default: what training left in checkpoints/, else the packaged."
+    ),
+    options.size(help="Network input. Default: the size it was trained at."),
+    click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True),
+    options.variant,
+    click.option(
+        "--data", type=options.FOLDER, help="Images to prove it on; with masks/, mIoU counts. Default: packaged ones."
+    ),
+)
+_budget = options.together(
+    options.max_drop(help="mIoU that may be lost, with --data. Default: the precision's own, such as 0.5 (int8)."),
+    options.agreement(help="Pixels that must agree with PyTorch. Default: the precision's own, such as 0.98 (int8)."),
+)
+
+
+@click.command(short_help=__doc__)
+@options.required_model
+@_network
+@options.quantizing
+@_budget
+@options.as_json
+def export(*, model: str, precision: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions
+    """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
+
+    A graph of low precision is made from the fp32 graph inside an accuracy budget: layers that cost too much stay in
+    float32.
+    """
+    _require_meaning(precision, given)
+    from segdeploy import api
+    from segdeploy.making import ExportOptions
+
+    graphs = api.export(model, precision=precision, options=ExportOptions(**given), progress=bars.show_progress)
+    lines = (line for graph in graphs for line in _lines(graph))
+    rendering.show(ExportReport(3, tuple(map(_exported, graphs))), as_json=as_json, lines=lines)
+
+
+def _require_meaning(precision: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for a precision."""
+    if precision == FP32:
+        *others, last = options.low_precisions()
+        owner = f"--precision {', '.join(others)} or {last}"
+        names = [
+            name for name in given if name in {"forms", "calibrate", "method", "cache", "max_drop", "min_agreement"}
+        ]
+        wrong = [name for name in names if given[name] not in {None, ()}]
+    else:
+        owner = f"--precision {FP32}"
+        wrong = ["output"] if given["output"] != "class_map" else []
+    if wrong:
+        name = SPELLED.get(wrong[0], wrong[0].replace("_", "-"))
+        raise InvalidRequestError(f"--{name} belongs to {owner}.", "Leave it out, or change --precision.")
+
+
+def _exported(graph: "Artifact") -> ExportedGraph:
+    low = graph.low_precision
+    return ExportedGraph(
+        path=graph.path,
+        sha256=graph.sha256,
+        precision=graph.precision,
+        form=graph.form,
+        size_mb=graph.path.stat().st_size / 1e6,
+        in_float=None if low is None else low.in_float,
+        asked=None if low is None else low.asked,
+        delivered=None if low is None else low.executed,
+        parity=graph.certificate,
+    )
+
+
+def _lines(graph: "Artifact") -> Iterator[str]:
+    yield rendering.artifact_line(graph)
+    if (low := graph.low_precision) is not None:
+        yield from (f"  float32: {rendering.layer_name(layer)} ({reason})" for layer, reason in low.in_float.items())
+        shares = ", ".join(f"{share:.1%} {kind}" for kind, share in low.asked.items())
+        computed = [
+            f"{runtime} computes {found.delivered_share:.0%} of it in {graph.precision}"
+            for runtime, found in low.executed.items()
+            if found.delivered_share is not None
+        ]
+        yield f"  convolution work: {'; '.join([shares, *computed])}"
+    yield f"  {certificates.verdict_line(graph.certificate)}"
+
+
+COMMAND = export

@@ -1,0 +1,72 @@
+"""What fails a benchmark: only what the whole interval, and the machine, give reason for."""
+
+import pytest
+
+from segdeploy.proof import executed
+from segdeploy.timing import gates
+from segdeploy.timing.result_types import Compared, Comparison, Failure, RatioToFp32, Subject
+
+LAYERS = tuple(f"layer{index}/Conv" for index in range(7))
+
+
+def subject(engine: str = "ort:int8", *, delivered: str | None = "fp32", share: float = 0.5) -> Subject:
+    runtime, _, precision = engine.partition(":")
+    return Subject(
+        id=f"unet {engine} cpu",
+        model="unet",
+        engine=engine,
+        runtime=runtime,
+        precision=precision,
+        device="cpu",
+        delivered=delivered,
+        delivered_share=share,
+        wider=LAYERS,
+    )
+
+
+@pytest.mark.parametrize("units,failing", [({"avx512_vnni"}, 1), ({"avx2"}, 0)], ids=["with byte units", "without"])
+def test_a_wider_precision_fails_where_the_machine_could_do_better(
+    monkeypatch: pytest.MonkeyPatch, units: set[str], failing: int
+) -> None:
+    monkeypatch.setattr(executed, "_processor_flags", lambda: units)
+    assert len(gates.not_executed_as_asked([subject()], always=False)) == failing
+
+
+def test_a_wider_precision_fails_everywhere_where_the_one_asked_for_is_required() -> None:
+    (failure,) = gates.not_executed_as_asked([subject("ort:fp16", share=0.25)], always=True)
+    layers = ", ".join(LAYERS[:5])
+    assert failure.what == f"ort:fp16 does 25.0% of its fp16 work in fp16; wider: {layers}."
+
+
+@pytest.mark.parametrize("delivered", ["int8", None], ids=["as asked", "unknown"])
+def test_what_is_computed_as_asked_or_cannot_be_known_fails_nothing(delivered: str | None) -> None:
+    assert gates.not_executed_as_asked([subject(delivered=delivered)], always=True) == []
+
+
+def test_an_engine_on_two_devices_fails_once() -> None:
+    assert len(gates.not_executed_as_asked([subject(), subject()], always=True)) == 1
+
+
+@pytest.mark.parametrize("interval,failing", [((1.01, 1.4), 1), ((0.99, 1.4), 0), ((0.8, 0.9), 0)])
+def test_slower_than_fp32_needs_the_whole_interval(interval: tuple[float, float], failing: int) -> None:
+    """What could be as fast as well is noise."""
+    ratio = RatioToFp32(engine="ort:int8", batch=1, ratio=1.2, interval=interval)
+    assert len(list(gates.slower_than_fp32([subject()], [ratio]))) == failing
+
+
+def test_a_regression_says_which_time_of_which_file() -> None:
+    row = Compared(subject="a", level="host", batch=1, ratio=1.2, interval=(1.1, 1.3), regression=True)
+    calm = Compared(subject="b", level="host", batch=1, ratio=1.2, interval=(1.0, 1.4))
+    none = Compared(subject="c", comparable=False, reason="old.json has no c.")
+    comparison = Comparison(earlier="old.json", max_regression=0.05, rows=(row, calm, none))
+    assert list(gates.regressions(comparison)) == [
+        Failure(
+            what="a, host, batch 1, takes 1.200 (95 %: 1.100 to 1.300) of the time of the file in old.json: "
+            "more than 1.050.",
+            remedy="Ship the earlier file, or raise --max-regression.",
+        )
+    ]
+
+
+def test_without_an_earlier_result_nothing_is_a_regression() -> None:
+    assert list(gates.regressions(None)) == []
