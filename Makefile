@@ -16,7 +16,7 @@ help:
 	@echo "make report-check  test the report in Chromium, which must be there"
 	@echo "make gpu-check  test and time what needs an NVIDIA GPU, with PYTHON=python3 as it is; no network"
 	@echo "make weights    train the packaged weights anew on DATA=folder (an hour and a half on one core)"
-	@echo "make docs       write docs/cli.md anew"
+	@echo "make docs       write docs/cli.md and the signatures of docs/python.md anew"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,7 @@ weights: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/write_cli.py
+	$(BIN)/python docs/write_python.py
 
 clean:
 	rm -rf $(VENV) build dist demo

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from segdeploy.proving import ProofOptions as ProofOptions
     from segdeploy.spec import Precision as Precision
     from segdeploy.spec import Spec as Spec
+    from segdeploy.timing.latency import Effort as Effort
+    from segdeploy.training.options import Augmentation as Augmentation
     from segdeploy.training.options import TrainOptions as TrainOptions
 
 _VERBS = (
@@ -39,10 +41,12 @@ _VERBS = (
 )
 _OFFERED = {
     **{verb: ("segdeploy.api", verb) for verb in _VERBS},
+    "Augmentation": ("segdeploy.training.options", "Augmentation"),
     "Artifact": ("segdeploy.artifact", "Artifact"),
     "BenchOptions": ("segdeploy.benchmarking", "BenchOptions"),
     "BuildOptions": ("segdeploy.engines", "BuildOptions"),
     "Certificate": ("segdeploy.certificate", "Certificate"),
+    "Effort": ("segdeploy.timing.latency", "Effort"),
     "Engine": ("segdeploy.engines", "Engine"),
     "ExportOptions": ("segdeploy.making", "ExportOptions"),
     "NullEngine": ("segdeploy.engines", "NullEngine"),

@@ -33,12 +33,12 @@ from segdeploy.training.options import Augmentation, SilentTraining, TrainOption
 if TYPE_CHECKING:
     from segdeploy.training.loop import TrainingProgress
 
-Name = str | os.PathLike[str]
+File = str | os.PathLike[str]
 TRAINING_SIZE = (256, 256)
 
 
 def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
-    model: Name | None = None,
+    model: File | None = None,
     *,
     engine: str = "fp32",
     device: str = "auto",
@@ -54,7 +54,7 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     return _opened(making.find(_text(model), engine, device, progress), options)
 
 
-def _text(model: Name | None) -> str | None:
+def _text(model: File | None) -> str | None:
     return None if model is None else os.fspath(model)
 
 
@@ -66,11 +66,11 @@ def _opened(found: EngineFile, options: RunOptions) -> Engine:
 def train(
     model: str,
     *,
-    data: Name,
+    data: File,
     options: TrainOptions | None = None,
     size: tuple[int, int] = TRAINING_SIZE,
     variant: Mapping[str, Any] | None = None,
-    out: Name = workspace.CHECKPOINTS,
+    out: File = workspace.CHECKPOINTS,
     ignore_index: int = 255,
     resume: bool = False,
     progress: "TrainingProgress | None" = None,
@@ -111,7 +111,7 @@ def _precision(name: Precision | str) -> Precision:
 
 
 def build(
-    model: Name | None = None,
+    model: File | None = None,
     *,
     engine: str,
     options: BuildOptions = engines.BUILD,
@@ -125,10 +125,10 @@ def build(
 
 
 def parity(
-    model: Name | None = None,
+    model: File | None = None,
     *,
     engine: str = "fp32",
-    data: Name | None = None,
+    data: File | None = None,
     device: str = "auto",
     options: ProofOptions = proving.DEFAULT,
     progress: Progress = silent,
@@ -161,16 +161,16 @@ def _require_engine(found: EngineFile) -> None:
 
 
 def bench(
-    model: Name | None = None, *, options: BenchOptions = benchmarking.DEFAULT, progress: Progress = silent
+    model: File | None = None, *, options: BenchOptions = benchmarking.DEFAULT, progress: Progress = silent
 ) -> Result:
     """Time engines against each other in one interleaved run, each with the accuracy of the very file that is timed."""
     return benchmarking.run(_text(model), options, progress=progress)
 
 
 def evaluate(
-    model: Name | None = None,
+    model: File | None = None,
     *,
-    data: Name,
+    data: File,
     engine: str = "fp32",
     device: str = "auto",
     options: RunOptions = engines.RUN,
@@ -201,10 +201,10 @@ def evaluate(
 
 
 def infer(
-    inputs: Name | Sequence[Name],
+    inputs: File | Sequence[File],
     *,
-    out: Name = "masks",
-    model: Name | None = None,
+    out: File = "masks",
+    model: File | None = None,
     engine: str = "fp32",
     device: str = "auto",
     options: RunOptions = engines.RUN,
@@ -238,13 +238,13 @@ def infer(
     return summary.report(used, skipped=skipped)
 
 
-def report(results: Name | Sequence[Name], *, out: Name = "report.html", title: str | None = None) -> WrittenPage:
+def report(results: File | Sequence[File], *, out: File = "report.html", title: str | None = None) -> WrittenPage:
     """Write one HTML page from the results of `bench`: the verdict, charts, masks to compare, the proof."""
     named = [results] if isinstance(results, str | os.PathLike) else results
     return page.write([Path(each) for each in named], Path(out), title=title)
 
 
-def inspect(path: Name) -> Inspection:
+def inspect(path: File) -> Inspection:
     """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
     return inspection.inspect(Path(path))
 
@@ -260,7 +260,7 @@ def doctor() -> Diagnosis:
 
 
 def sensitivity(
-    model: Name | None = None,
+    model: File | None = None,
     *,
     precision: Precision | str = Precision.INT8,
     options: ExportOptions = making.EXPORT,

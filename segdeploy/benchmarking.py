@@ -14,6 +14,7 @@ from segdeploy.certificate import Certificate
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
 from segdeploy.errors import InvalidRequestError, SegdeployError
+from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import accuracy, executed
 from segdeploy.quantization import sensitivity
@@ -58,6 +59,9 @@ class BenchOptions:
     require_delivered: bool = False
     require_faster: bool = False
     command: str | None = None
+
+    def __post_init__(self) -> None:
+        hold_paths(self, "data", "save", "compare")
 
 
 DEFAULT = BenchOptions()

@@ -1,7 +1,7 @@
 """Manifests and checkpoints that segdeploy 0.1 wrote, put into today's words."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from segdeploy import certificate
@@ -66,13 +66,14 @@ def proof(parity: object, made: Document) -> object:
     model = spec.get("model") if isinstance(spec, dict) else None
     about = {"model": model, "precision": made.get("precision"), "form": made.get("form")}
     limits = parity.get("limits") or {"min_agreement": 0.0, "max_drop": 0.0}
+    stages = parity.get("stages")
     absent = {"departure": None, "weights": "file", "gated": True}
     return {
         **about,
         **absent,
         **parity,
         "schema": certificate.SCHEMA,
-        "stages": [_stage(stage) for stage in _items(parity.get("stages"))],
+        "stages": [_stage(stage) for stage in stages] if isinstance(stages, list) else stages,
         "limits": {**dict.fromkeys(_names(certificate.Limits)), **limits} if isinstance(limits, dict) else limits,
     }
 
@@ -84,35 +85,38 @@ def _stage(stage: object) -> object:
 
 
 def _low_precision(made_by: Document) -> dict[str, Any]:
-    executed = made_by.get("delivered", {})
+    executed = made_by.get("delivered") or {}
+    is_object = isinstance(executed, dict)
     return {
         "budget": made_by.get("budget"),
         "in_float": made_by.get("in_float", {}),
         "low_share": made_by.get("narrow_share", 1.0),
         "asked": made_by.get("asked", {}),
-        "executed": {name: _executed(found) for name, found in executed.items()} if executed else {},
+        "executed": {name: _executed(found) for name, found in executed.items()} if is_object else executed,
     }
 
 
-def _executed(found: Document) -> dict[str, Any]:
+def _executed(found: object) -> object:
+    if not isinstance(found, dict):
+        return found
     return {"reason": None, **{name: found.get(name) for name in ("delivered", "delivered_share", "wider", "reason")}}
 
 
 def _plan(made_by: Document) -> dict[str, Any]:
     kept = ("runtime", "runtime_version", "system", "size", "calibration_sha256", "asked", "typed")
-    options = dict(made_by.get("options") or {})
+    options = made_by.get("options")
+    timing_cache_sha256 = None
+    if isinstance(options, dict):
+        timing_cache_sha256 = options.get("timing_cache_sha256")
+        options = {name: value for name, value in options.items() if name != "timing_cache_sha256"}
     of_gpu = ("compute_capability", "gpu", "driver", "cuda")
     return {
         **{name: made_by.get(name) for name in kept},
-        "timing_cache_sha256": options.pop("timing_cache_sha256", None),
+        "timing_cache_sha256": timing_cache_sha256,
         "options": options,
         "target": {name: made_by.get(name) for name in of_gpu},
         "executed": _executed(made_by),
     }
-
-
-def _items(found: object) -> Iterator[object]:
-    yield from found if isinstance(found, list) else ()
 
 
 def _names(kind: Any) -> list[str]:  # noqa: ANN401 - a dataclass

@@ -16,6 +16,7 @@ from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError, missing_torch
 from segdeploy.origin import Origin
+from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.quantization.sensitivity import SensitivityReport
 from segdeploy.spec import Precision, Spec
@@ -197,6 +198,9 @@ class ExportOptions:
     cache: Path | None = None
     min_agreement: float | None = None
     max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        hold_paths(self, "data", "calibrate", "cache")
 
     def names_a_network(self) -> bool:
         """Whether another float32 graph may be meant than the one at hand."""

@@ -8,6 +8,7 @@ from typing import Self
 
 from segdeploy.errors import InvalidRequestError
 from segdeploy.low_precision import Executed
+from segdeploy.paths import hold_paths
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class BuildOptions:
     timing_cache: Path | None = None
     pinned: bool = False
     compute_capability: str | None = None
+
+    def __post_init__(self) -> None:
+        hold_paths(self, "timing_cache")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

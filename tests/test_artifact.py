@@ -16,9 +16,24 @@ import pytest
 from conftest import SPEC, Run, as_ordinary_user
 
 from segdeploy import artifact
+from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import Precision
 
+CERTIFICATE = Certificate(
+    model="unet",
+    precision=Precision.INT8,
+    form=None,
+    weights="file",
+    gated=True,
+    passed=True,
+    first_failing_stage=None,
+    proven_to="graph",
+    images=1,
+    stages=(Stage(name="graph", passed=True, agreement=1.0),),
+    limits=Limits(min_agreement=0.98, max_drop=0.5),
+)
 GRAPH = Path("export/unet.fp32.onnx")
 MANIFEST = Path("export/unet.fp32.onnx.json")
 
@@ -31,9 +46,9 @@ def described(path: Path) -> artifact.Artifact:
         precision=Precision.INT8,
         spec=SPEC,
         sha256=artifact.sha256(path),
-        made_by={"command": "test", "weights": {"kind": "file"}},
         made_at=artifact.now(),
-        parity={"passed": True, "stages": [{"name": "graph", "agreement": 1.0}]},
+        origin=Origin(command="test", version="0", weights=WeightsOrigin(kind="file", sha256="0" * 64)),
+        certificate=CERTIFICATE,
     )
 
 
@@ -45,7 +60,7 @@ def test_a_manifest_gives_back_the_artifact(tmp_path: Path) -> None:
     made = described(tmp_path / "a.onnx")
     artifact.write_manifest(made)
     assert artifact.read(made.path) == made
-    without_proof = dataclasses.replace(made, parity=None)
+    without_proof = dataclasses.replace(made, certificate=None)
     artifact.write_manifest(without_proof)
     assert artifact.read(made.path) == without_proof
 
@@ -72,8 +87,12 @@ def cut_the_file() -> None:
     GRAPH.write_bytes(GRAPH.read_bytes()[:-1000])
 
 
+def change_the_manifest(**fields: object) -> None:
+    MANIFEST.write_text(json.dumps({**json.loads(MANIFEST.read_text()), **fields}))
+
+
 def change_the_sum() -> None:
-    MANIFEST.write_text(json.dumps({**json.loads(MANIFEST.read_text()), "sha256": "0" * 64}))
+    change_the_manifest(sha256="0" * 64)
 
 
 def take_a_folder() -> None:
@@ -96,11 +115,14 @@ def take_a_folder_as_manifest() -> None:
         (take_a_folder_as_manifest, 3, f"cannot read {MANIFEST}: it is no regular file"),
         (take_a_folder, 2, f"there is no file {GRAPH}"),
         (GRAPH.unlink, 2, f"there is no file {GRAPH}"),
-        (lambda: MANIFEST.write_bytes(b"\xff\xfe"), 3, f"{MANIFEST} is no manifest of segdeploy"),
-        (lambda: MANIFEST.write_text(MANIFEST.read_text()[:-9]), 3, f"{MANIFEST} is no manifest of segdeploy"),
-        (lambda: MANIFEST.write_text('{"schema": 1}'), 3, f"{MANIFEST} is no manifest of segdeploy"),
-        (lambda: MANIFEST.write_text("[1, 2]"), 3, f"{MANIFEST} is no manifest of segdeploy"),
-        (lambda: MANIFEST.write_text("[" * 100_000), 3, f"{MANIFEST} is no manifest of segdeploy"),
+        (lambda: change_the_manifest(certificate=[]), 3, f"{MANIFEST}: certificate: expected object | null, got array"),
+        (lambda: change_the_manifest(certificat=None), 3, f"{MANIFEST}: the field certificat is unknown"),
+        (lambda: MANIFEST.write_bytes(b"\xff\xfe"), 3, f"{MANIFEST} is not JSON"),
+        (lambda: MANIFEST.write_text(MANIFEST.read_text()[:-9]), 3, f"{MANIFEST} is not JSON"),
+        (lambda: MANIFEST.write_text('{"schema": 1}'), 3, f"{MANIFEST}: schema"),
+        (lambda: MANIFEST.write_text('{"schema": 2}'), 3, f"{MANIFEST}: the field path is missing"),
+        (lambda: MANIFEST.write_text("[1, 2]"), 3, f"{MANIFEST}: the document: expected object, got array"),
+        (lambda: MANIFEST.write_text("[" * 100_000), 3, f"{MANIFEST} is not JSON"),
     ],
 )
 @pytest.mark.usefixtures("workspace")
@@ -118,13 +140,13 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"sha256": 5},
         {"kind": "engine"},
-        {"precision": "fp8"},
+        {"precision": "fp64"},
         {"made_at": None},
-        {"made_by": "hand"},
-        {"parity": [1]},
+        {"origin": "hand"},
+        {"certificate": [1]},
         {"spec": {}},
         {"unknown": 1},
     ],
@@ -138,9 +160,10 @@ def test_a_manifest_with_a_wrong_field_is_refused(tmp_path: Path, change: dict[s
     with pytest.raises(InvalidFileError) as refused:
         artifact.read(made.path)
     assert str(beside) in refused.value.what
+    assert next(iter(change)) in refused.value.what
 
 
-@pytest.mark.parametrize("name", ["schema", "sha256", "kind", "precision", "made_at", "made_by", "parity", "spec"])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(artifact.Artifact)])
 def test_a_manifest_without_a_field_is_refused(tmp_path: Path, name: str) -> None:
     made = described(tmp_path / "a.onnx")
     artifact.write_manifest(made)
@@ -148,7 +171,7 @@ def test_a_manifest_without_a_field_is_refused(tmp_path: Path, name: str) -> Non
     fields = json.loads(beside.read_text())
     del fields[name]
     beside.write_text(json.dumps(fields))
-    with pytest.raises(InvalidFileError):
+    with pytest.raises(InvalidFileError, match=f"the field {name} is missing"):
         artifact.read_manifest(made.path)
 
 

@@ -31,6 +31,7 @@ FOREIGN_FORMATS = {
     "images.py": "what Pillow keeps of an image",
     "timing/earlier_results.py": "what segdeploy 0.1 wrote",
     "timing/machine.py": "the kernel's control groups",
+    "timing/results.py": "which version of segdeploy wrote a file, before it is read as that",
 }
 
 BLOCKED = """

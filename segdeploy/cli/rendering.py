@@ -73,11 +73,15 @@ def outline(value: Any, indent: str = "") -> Iterator[str]:  # noqa: ANN401 - an
     """Nested facts, a line each; what holds no further mapping stays on its line."""
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, inner in pairs:
-        if isinstance(inner, Mapping) or (isinstance(inner, list) and any(isinstance(item, Mapping) for item in inner)):
+        if isinstance(inner, Mapping) or _holds_mappings(inner):
             yield f"{indent}{key}:"
             yield from outline(inner, f"{indent}  ")
         else:
             yield f"{indent}{key}: {short(inner)}"
+
+
+def _holds_mappings(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
 
 
 def short(value: Any) -> str:  # noqa: ANN401 - any JSON value

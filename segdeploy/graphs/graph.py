@@ -154,10 +154,11 @@ def _multiply_adds(graph: Graph, node: "onnx.NodeProto") -> int:
 
 def convolution_types(graph: Graph) -> dict[str, Precision]:
     """What each convolution computes in: the type its weights are stored in."""
-    return {
-        node.name: WEIGHT_TYPES.get(_stored(graph, node.input[1]).data_type, Precision.FP32)
-        for node in graph.convolutions()
-    }
+    from onnx import TensorProto
+
+    stored = {node.name: _stored(graph, node.input[1]).data_type for node in graph.convolutions()}
+    names = dict(zip(TensorProto.DataType.values(), TensorProto.DataType.keys(), strict=True))
+    return {layer: WEIGHT_TYPES.get(names[kind], Precision.FP32) for layer, kind in stored.items()}
 
 
 def _stored(graph: Graph, weight: str) -> "onnx.TensorProto":

@@ -29,7 +29,7 @@ class Listed(NamedTuple):
     summary: str
 
 
-_HEAD = re.compile(r'"""(?P<summary>[^\n]+)"""\n(?:.*\n)?ORDER = (?P<order>\d+)\n', re.DOTALL)
+_HEAD = re.compile(r'"""([^\n]+)"""\n(?:.*\n)?ORDER = (\d+)\n', re.DOTALL)
 
 
 def names() -> list[str]:
@@ -56,4 +56,5 @@ def _listed() -> Iterator[Listed]:
             head = _HEAD.match(file.read_text(encoding="utf-8"))
             if head is None:
                 raise ImportError(f"{file} has no docstring of one line, or no ORDER.")
-            yield Listed(int(head["order"]), file.stem, head["summary"])
+            summary, order = head.groups()
+            yield Listed(int(head.group("order")), file.stem, head.group("summary"))

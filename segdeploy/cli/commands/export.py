@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ORDER = 20
 FP32 = "fp32"
+OF_LOW_PRECISION = {"forms", "calibrate", "method", "cache", "max_drop", "min_agreement"}
 SPELLED = {"forms": "form", "method": "calibration-method", "cache": "calibration-cache"}
 
 
@@ -73,36 +74,33 @@ _budget = options.together(
 @options.quantizing
 @_budget
 @options.as_json
-def export(*, model: str, precision: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions
+def export(*, model: str, precision: str, output: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions
     """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
 
     A graph of low precision is made from the fp32 graph inside an accuracy budget: layers that cost too much stay in
     float32.
     """
-    _require_meaning(precision, given)
     from segdeploy import api
     from segdeploy.making import ExportOptions
 
-    graphs = api.export(model, precision=precision, options=ExportOptions(**given), progress=bars.show_progress)
+    if precision == FP32:
+        *others, last = options.low_precisions()
+        low = {name: value for name, value in given.items() if name in OF_LOW_PRECISION}
+        _require_none(low, f"--precision {', '.join(others)} or {last}")
+    else:
+        _require_none({"output": None if output == "class_map" else output}, f"--precision {FP32}")
+    asked = ExportOptions(output=output, **given)
+    graphs = api.export(model, precision=precision, options=asked, progress=bars.show_progress)
     lines = (line for graph in graphs for line in _lines(graph))
     rendering.show(ExportReport(3, tuple(map(_exported, graphs))), as_json=as_json, lines=lines)
 
 
-def _require_meaning(precision: str, given: Mapping[str, Any]) -> None:
-    """Refuse options that mean nothing for a precision."""
-    if precision == FP32:
-        *others, last = options.low_precisions()
-        owner = f"--precision {', '.join(others)} or {last}"
-        names = [
-            name for name in given if name in {"forms", "calibrate", "method", "cache", "max_drop", "min_agreement"}
-        ]
-        wrong = [name for name in names if given[name] not in {None, ()}]
-    else:
-        owner = f"--precision {FP32}"
-        wrong = ["output"] if given["output"] != "class_map" else []
-    if wrong:
-        name = SPELLED.get(wrong[0], wrong[0].replace("_", "-"))
-        raise InvalidRequestError(f"--{name} belongs to {owner}.", "Leave it out, or change --precision.")
+def _require_none(given: Mapping[str, Any], owner: str) -> None:
+    """Refuse options that mean nothing for the precision that was asked for."""
+    for name, value in given.items():
+        if value not in {None, ()}:
+            spelled = SPELLED.get(name, name.replace("_", "-"))
+            raise InvalidRequestError(f"--{spelled} belongs to {owner}.", "Leave it out, or change --precision.")
 
 
 def _exported(graph: "Artifact") -> ExportedGraph:
