@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy import artifact, engines, making, proving, workspace
+from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data.dataset import Picture
@@ -143,7 +144,12 @@ def _asked(model: str | None, options: BenchOptions, progress: Progress) -> tupl
 def _every(model: str | None, device: str, progress: Progress) -> tuple[list[EngineFile], list[Skipped]]:
     """Every runtime and precision that is usable here; what cannot be made is left out, with the reason."""
     usable = [each for each in runtime_selection.candidates(device) if each.obstacle is None]
-    named = [(EngineName(each.runtime, precision), each.device) for precision in Precision for each in usable]
+    named = [
+        (EngineName(each.runtime, precision), each.device)
+        for precision in Precision
+        for each in usable
+        if each.device == "cuda" or not _needs_gpu(precision)
+    ]
     found, skipped = [], []
     for name, where in [(EngineName("torch", Precision.FP32), device), *named]:
         try:
@@ -154,6 +160,11 @@ def _every(model: str | None, device: str, progress: Progress) -> tuple[list[Eng
     if not found:
         raise InvalidRequestError("no engine can be timed here.", "See segdeploy doctor.")
     return _distinct(found), skipped
+
+
+def _needs_gpu(precision: Precision) -> bool:
+    """Whether only GPUs from some compute capability on compute in it."""
+    return precision is not Precision.FP32 and precisions.module(precision).LEAST_COMPUTE_CAPABILITY is not None
 
 
 def _distinct(found: Sequence[EngineFile]) -> list[EngineFile]:

@@ -71,7 +71,7 @@ def convert(document: object, kind: type[T], *, where: str, remedy: str, partial
 def _from_text(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise TypeError(f"{value!r} is no {kind.__name__}")
+    raise TypeError(f"expected a {kind.__name__.lower()} as text, got {value!r}")
 
 
 def _sentence(message: str) -> str:

@@ -173,6 +173,24 @@ def work(low_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "work"
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the packaged U-Net was exported, and proven."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        segdeploy.export("unet")
+    return folder
+
+
+@pytest.fixture
+def work(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test: a copy of `exported`."""
+    shutil.copytree(exported, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
 @pytest.fixture
 def engine(workspace: Path) -> Iterator[Engine]:
     """The small network in ONNX Runtime; the working directory is `workspace`."""

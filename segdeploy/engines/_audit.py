@@ -13,7 +13,10 @@ from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
 TOLERATED = 0.1  # what ENOUGH leaves, which floating point would not give
-QUANTIZED = {"INT8": Precision.INT8, "FP8": Precision.FP8}  # by TensorRT's name of the type
+QUANTIZED = {  # by TensorRT's name of the type
+    "FP8": Precision.FP8,
+    "INT8": Precision.INT8,
+}
 COPIES = {"Constant", "NoOp", "Reformat"}  # carry the marks of the layer they serve
 
 

@@ -17,7 +17,11 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
 
 
-WEIGHT_TYPES = {"FLOAT16": Precision.FP16, "INT8": Precision.INT8, "FLOAT8E4M3FN": Precision.FP8}  # by ONNX's name
+WEIGHT_TYPES = {  # by ONNX's name of the type
+    "FLOAT16": Precision.FP16,
+    "FLOAT8E4M3FN": Precision.FP8,
+    "INT8": Precision.INT8,
+}
 
 
 class Graph:

@@ -70,6 +70,8 @@ def extremes(
     """The least and the largest value of each tensor, and zero; one walk."""
     lows = dict.fromkeys(tensors, 0.0)
     highs = dict.fromkeys(tensors, 0.0)
+    if not tensors:
+        return {}
     session = _session(_reduced(model, tensors))
     for batch in batches():
         found = session.run(None, {"images": batch})

@@ -1,4 +1,4 @@
-"""The real command on the way to a narrower graph: what it refuses, what it prints, and Ctrl-C in the middle."""
+"""The real command on its way to low precision: what it refuses, what it prints, and Ctrl-C in the middle."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx
 import pytest
+from command_line import assert_refused, on_a_terminal
 from conftest import COMMAND, Run, photograph, photographs
 from PIL import Image
-from test_commands import assert_refused, on_a_terminal
 from test_run import interruptible
 
 from segdeploy import artifact
@@ -28,9 +28,9 @@ MANY = 60  # photographs: a ranking on half of them lasts some seconds
 
 
 @pytest.fixture(scope="module")
-def narrowed(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `small` after `export --precision int8`, with photos/ and without a budget to speak of."""
-    folder = tmp_path_factory.mktemp("narrowed")
+    folder = tmp_path_factory.mktemp("quantized")
     shutil.copytree(small, folder, dirs_exist_ok=True)
     photographs(folder / "photos", *(f"{index}.png" for index in range(8)))
     with pytest.MonkeyPatch.context() as patch:
@@ -41,9 +41,9 @@ def narrowed(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def work(narrowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the test: a copy of that folder."""
-    shutil.copytree(narrowed, tmp_path / "work")
+    shutil.copytree(quantized, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
 
@@ -67,10 +67,10 @@ def steps() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "arguments,code,what",
     [
-        ("export --model unet --max-drop 1", 2, "--max-drop belongs to --precision fp16 or int8"),
-        ("export --model unet --max-drop 0", 2, "--max-drop belongs to --precision fp16 or int8"),
-        ("export --model unet --min-agreement 1", 2, "--min-agreement belongs to --precision fp16 or int8"),
-        ("export --model unet --calibrate photos", 2, "--calibrate belongs to --precision fp16 or int8"),
+        ("export --model unet --max-drop 1", 2, "--max-drop belongs to --precision fp16, fp8 or int8"),
+        ("export --model unet --max-drop 0", 2, "--max-drop belongs to --precision fp16, fp8 or int8"),
+        ("export --model unet --min-agreement 1", 2, "--min-agreement belongs to --precision fp16, fp8 or int8"),
+        ("export --model unet --calibrate photos", 2, "--calibrate belongs to --precision fp16, fp8 or int8"),
         ("export --model unet --form signed", 2, "--form belongs to"),
         ("export --model unet --calibration-method mse", 2, "--calibration-method b"),
         ("export --model unet --calibration-cache t", 2, "--calibration-cache belongs"),
@@ -226,7 +226,7 @@ def test_a_terminal_sees_every_part_of_the_work() -> None:
 
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("engine", ["ort:int8", "ov:int8"])
-def test_infer_takes_a_narrow_engine(run: Run, engine: str) -> None:
+def test_infer_takes_an_engine_of_low_precision(run: Run, engine: str) -> None:
     report = run("infer", "photos", "--engine", engine, "--json").json()
     assert (report["done"], report["failed"], report["precision"]) == (8, [], "int8")
     assert report["file"] == str(UNSIGNED)

@@ -56,5 +56,4 @@ def _listed() -> Iterator[Listed]:
             head = _HEAD.match(file.read_text(encoding="utf-8"))
             if head is None:
                 raise ImportError(f"{file} has no docstring of one line, or no ORDER.")
-            summary, order = head.groups()
-            yield Listed(int(head.group("order")), file.stem, head.group("summary"))
+            yield Listed(int(head.group(2)), file.stem, head.group(1))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import SPEC
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdeploy import artifact
@@ -25,6 +25,7 @@ from segdeploy.proof import limits
 from segdeploy.spec import Precision, Spec
 from segdeploy.target import BuildOptions, PlanFacts, Target, TypedNetwork
 
+MANIFEST = Path("export/unet.fp32.onnx.json")
 SHA256 = "0123456789abcdef" * 4
 STAGE = Stage(
     name="graph",
@@ -109,7 +110,7 @@ PLAN = PlanFacts(
     executed=EXECUTED,
 )
 GRAPH = Artifact(
-    path=Path("unet.fp32.onnx"),
+    path=MANIFEST.with_suffix(""),
     kind="graph",
     precision=Precision.FP32,
     form="signed",
@@ -140,30 +141,37 @@ KINDS: dict[Kind, st.SearchStrategy[Any]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands in the document, the types of JSON that it may have, and what an error calls it."""
+    """Where a value stands in the document, the types of JSON that it may have, and what an error calls it.
+
+    `is_field`: it is no entry of a mapping or a list.
+    """
 
     path: tuple[str | int, ...]
     kinds: frozenset[Kind]
     name: str
-    is_field: bool = True  # and not an entry of a mapping or a list
+    is_field: bool
+    of: str = ""  # the part that is read by itself
+
+    def named_in(self, said: str, sentence: str) -> bool:
+        """Whether an error says a sentence of this field; what lies inside a mapping may be named without its key."""
+        keyed = ".".join(map(str, self.path))
+        names = {self.name, keyed} if "[...]" in self.name else {self.name}
+        return any(f"{MANIFEST}: {self.of}{sentence.format(name)}" in said for name in names)
 
 
 def kinds_of(hint: Any) -> frozenset[Kind]:  # noqa: ANN401 - a type
     """The types of JSON that a type is written as."""
     origin = typing.get_origin(hint)
-    if hint is Any:
-        return frozenset(KINDS)
     if origin in {typing.Union, types.UnionType}:
         return frozenset().union(*map(kinds_of, typing.get_args(hint)))
     if origin is typing.Literal:
         return frozenset(type(value) for value in typing.get_args(hint))
     if dataclasses.is_dataclass(hint) or origin in {dict, Mapping}:
         return frozenset({dict})
-    if origin is tuple:
-        return frozenset({list})
-    if hint is Path or issubclass(hint, enum.Enum):
+    if isinstance(hint, enum.EnumMeta):
         return frozenset({str})
-    return frozenset({int, float}) if hint is float else frozenset({hint})
+    plain: dict[Any, set[Kind]] = {Any: {*KINDS}, Path: {str}, float: {int, float}}
+    return frozenset({list} if origin is tuple else plain.get(hint, {hint}))
 
 
 def described_by(hint: Any, value: object) -> Any:  # noqa: ANN401 - a type
@@ -201,10 +209,7 @@ def places_in(file: Artifact) -> list[Place]:
     """The fields of a manifest; its Spec is one with a type as well."""
     whole = document(file)
     found = list(places(artifact._Manifest, whole))  # noqa: SLF001 - the fields as they are declared
-    spec = [
-        dataclasses.replace(each, path=("spec", *each.path), name=f"spec: {each.name}")
-        for each in places(Spec, whole["spec"])
-    ]
+    spec = [dataclasses.replace(each, path=("spec", *each.path), of="spec: ") for each in places(Spec, whole["spec"])]
     return [each for each in found if each.path[:1] != ("spec",) or len(each.path) == 1] + spec
 
 
@@ -216,11 +221,9 @@ def holder_of(whole: Any, place: Place) -> Any:  # noqa: ANN401 - an object or a
 
 def refused(whole: object) -> str:
     """What is said of a manifest that is none."""
-    path = Path("export") / GRAPH.path
     with pytest.raises(InvalidFileError) as error:
-        artifact.described(path, json.dumps(whole).encode())
+        artifact.described(MANIFEST.with_suffix(""), json.dumps(whole).encode())
     assert error.value.exit_code == 3
-    assert error.value.what.startswith(f"{path}.json: ")
     assert error.value.remedy
     return error.value.what
 
@@ -236,7 +239,8 @@ def test_the_whole_manifest_is_read(file: Artifact) -> None:
 
 def test_between_them_the_files_have_a_value_in_every_field() -> None:
     """A field that is None in all of them would have been tried with half of its types."""
-    empty = [place.name for place in places_in(FULL) if holder_of(document(FULL), place)[place.path[-1]] is None]
+    whole = document(FULL)
+    empty = [place.name for place in places_in(FULL) if holder_of(whole, place)[place.path[-1]] is None]
     of_other_stage = [name for name in empty if name.startswith("certificate.stages[1].")]
     of_mappings = [name for name in empty if name.endswith("[...]")]
     assert set(empty) == {*of_other_stage, *of_mappings}
@@ -250,9 +254,7 @@ def test_a_missing_field_is_named(file: Artifact) -> None:
     for place in fields:
         whole = document(file)
         del holder_of(whole, place)[place.path[-1]]
-        said = refused(whole)
-        *before, last = place.name.split(": ")
-        assert said.endswith(": ".join(["", *before, f"the field {last} is missing."]).removeprefix(": ")), said
+        assert place.named_in(refused(whole), "the field {} is missing."), place
 
 
 @files
@@ -265,11 +267,11 @@ def test_an_unknown_field_is_named(file: Artifact) -> None:
         holder = holder_of(whole, place)
         wrong = f"{place.path[-1]}_"
         holder[wrong] = copy.deepcopy(holder[place.path[-1]])
-        *before, last = place.name.split(": ")
-        assert refused(whole).endswith(": ".join(["", *before, f"the field {last}_ is unknown."]).removeprefix(": "))
+        assert place.named_in(refused(whole), "the field {}_ is unknown."), place
 
 
 @files
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(file: Artifact, data: st.DataObject) -> None:
     """Whatever stands there instead: what reads a manifest later trusts the types."""
@@ -277,4 +279,4 @@ def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(file: Artif
     other = data.draw(st.sampled_from([kind for kind in KINDS if kind not in place.kinds]))
     whole = document(file)
     holder_of(whole, place)[place.path[-1]] = data.draw(KINDS[other])
-    assert f"{place.name}: " in refused(whole)
+    assert place.named_in(refused(whole), "{}: ")

@@ -1,0 +1,70 @@
+"""What each verb gives: facts that are read by attribute, and that any program can take as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import segdeploy
+from segdeploy import artifact, typed_json, workspace
+from segdeploy.benchmarking import BenchOptions
+from segdeploy.timing.latency import Effort
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "nuclei"
+GRAPH = Path("export/unet.fp32.onnx")
+
+
+def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
+    options = BenchOptions(engines=["ort:fp32", "torch:fp32"], data=EXAMPLES, effort=Effort(runs=2), batches=[1, 2])
+    found = segdeploy.bench("unet", options=options)
+    assert [(row.runtime, row.level, row.batch) for row in found.rows] == [
+        (runtime, level, batch)
+        for batch in (1, 2)
+        for runtime in ("ort", "torch")
+        for level in ("host", "image_to_mask")
+    ]
+    sha256 = artifact.sha256(work / GRAPH)
+    for row in found.rows:
+        assert row.miou is not None
+        assert row.miou > 0.8
+        assert row.agreement is not None
+        assert (row.sha256 == sha256) == (row.runtime == "ort")
+
+
+@pytest.mark.usefixtures("work")
+def test_bench_without_labels_says_why_there_is_no_miou() -> None:
+    (row, _) = segdeploy.bench("unet", options=BenchOptions(effort=Effort(runs=1))).rows
+    assert row.miou is None
+    assert row.miou_reason is not None
+    assert "--data" in row.miou_reason
+
+
+@pytest.mark.usefixtures("work")
+def test_what_a_verb_gives_is_json() -> None:
+    given = [
+        segdeploy.parity("unet"),
+        segdeploy.evaluate("unet", data=EXAMPLES),
+        segdeploy.list_models(),
+        segdeploy.doctor(),
+        segdeploy.inspect(GRAPH),
+        segdeploy.inspect(workspace.PACKAGED / "unet.safetensors"),
+    ]
+    for each in given:
+        document = typed_json.to_builtins(each)
+        assert json.loads(json.dumps(document, allow_nan=False)) is not None
+
+
+@pytest.mark.usefixtures("work")
+def test_a_file_may_be_given_as_a_path_or_as_text() -> None:
+    for kind in (str, Path):
+        assert segdeploy.inspect(kind(GRAPH)).artifact.path == GRAPH
+        assert segdeploy.parity(kind(GRAPH), engine="ort:fp32").passed
+        assert segdeploy.evaluate(kind(GRAPH), data=kind(EXAMPLES), engine="ort:fp32").images == 20
+        with segdeploy.open(kind(GRAPH), engine="ort:fp32") as engine:
+            assert engine.segment(kind(EXAMPLES / "images" / first_image())).ndim == 2
+        report = segdeploy.infer(kind(EXAMPLES / "images"), model=kind(GRAPH), engine="ort:fp32", out=kind("masks"))
+        assert report.done == 20
+
+
+def first_image() -> str:
+    return (EXAMPLES / "val.txt").read_text(encoding="utf-8").split()[0]
