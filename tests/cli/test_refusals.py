@@ -77,7 +77,7 @@ def spec_only(path: Path, **changes: object) -> Path:
         ("export --model unet --weights text.safetensors", 3, "text.safetensors is not a safetensors file"),
         ("export --model unet --weights segnet.safetensors", 3, "segnet.safetensors holds a segnet, not a unet"),
         ("export --model unet --weights empty.safetensors", 3, "empty.safetensors does not hold the network"),
-        ("export --model unet --weights many.safetensors", 2, "257 classes; a class map holds 1 to 256"),
+        ("export --model unet --weights many.safetensors", 3, "257 classes; a class map holds 1 to 256"),
         ("infer photos --engine ort:fp32 --device cuda", 3, "cannot use CUDA here"),
         ("infer photos --engine torch:fp32 --device cuda", 3, "cannot use CUDA here"),
         ("bench --device cuda --runs 1", 3, "no runtime is usable here. trt on cuda: tensorrt is not installed"),
