@@ -80,7 +80,7 @@ def digest(document: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def cache_folder() -> Path:
-    """What can be made again, for this user."""
+    """The cache folder of this user: all that is in it can be made again."""
     return user_folder("XDG_CACHE_HOME", ".cache")
 
 

@@ -1,4 +1,4 @@
-"""Manifests and checkpoints that segdeploy 0.1 wrote, put into today's words."""
+"""Manifests, checkpoints and records of searches that segdeploy 0.1 wrote, put into today's words."""
 
 import dataclasses
 from collections.abc import Mapping

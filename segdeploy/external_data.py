@@ -1,4 +1,4 @@
-"""An ONNX file that points to others: they lie beside it, are no links, and hold what is asked of them.
+"""ONNX external data: a graph may read regular files beside it, within their sizes, and nothing else.
 
 A walk over the protobuf itself, for a machine that only runs engines has no onnx package.
 """

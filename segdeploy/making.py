@@ -47,7 +47,7 @@ def find(model: str | None, engine: str, device: str, progress: Progress = silen
 
 
 def _best_runtime(model: str | None, wanted: Precision, device: str, progress: Progress) -> tuple[str, str]:
-    """The best usable runtime and its device; a graph of a form that nothing here runs is the reference's."""
+    """The best usable runtime and its device; for a graph in a form that no runtime here runs exactly, ONNX Runtime."""
     found = runtime_selection.candidates(device)
     if model is not None and model.endswith(".onnx") and (form := artifact.read(Path(model)).form) is not None:
         exact = [each for each in found if form == engines.modules()[each.runtime].FORM]
@@ -80,7 +80,7 @@ def file_for(model: str | None, runtime: str, wanted: Precision, *, progress: Pr
 
 
 def graph_behind(opened: EngineFile, model: str | None, progress: Progress) -> Artifact:
-    """The graph whose proof an engine's is: the one it opens, the one it was built from, or the reference's."""
+    """The graph that an engine's certificate is about: the one it opens, was built from, or is the reference of."""
     if opened.file.kind == "graph":
         return opened.file
     if opened.file.kind == "checkpoint":

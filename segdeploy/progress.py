@@ -1,4 +1,4 @@
-"""How long work shows itself: a title and a number of steps, and a call for each step that is done."""
+"""Progress of long work: a title and a number of steps, and a call for each step that is done."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,0 +1,1 @@
+"""Pictures with their masks, and how labelled folders are laid out."""

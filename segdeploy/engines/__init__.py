@@ -77,12 +77,12 @@ def names() -> list[str]:
 
 
 def of_graphs(runtime: str) -> GraphModule:
-    """A module that opens graphs, with what only such a one can say."""
+    """The module of a runtime that opens graphs."""
     return cast("GraphModule", modules()[runtime])
 
 
 def compiling(runtime: str) -> CompilingModule:
-    """A module that opens plans, with what makes them."""
+    """The module of a runtime that opens plans, and compiles them."""
     return cast("CompilingModule", modules()[runtime])
 
 

@@ -1,4 +1,4 @@
-"""One life cycle for every runtime: a public check, then a private act."""
+"""The life cycle of every engine: public methods check, private ones do the work."""
 
 import abc
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a runtime says of the time of its nodes; whose they are in our network is worked out in segdeploy.timing."""
+"""The times of a runtime's nodes; segdeploy.timing.layers finds the layers of our network that they belong to."""
 
 import dataclasses
 

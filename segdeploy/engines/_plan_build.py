@@ -20,7 +20,7 @@ PERCENT = 100
 
 
 class Log:
-    """What a builder said that was no news: the reasons, when it fails."""
+    """The errors that a builder logged: the last one is the reason when it fails."""
 
     def __init__(self, trt: Trt) -> None:
         self.errors: list[str] = []
@@ -37,7 +37,7 @@ class Log:
         self.logger = Logger()
 
     def forget(self) -> None:
-        """What is said from now on is of another act."""
+        """Drop the errors of earlier calls."""
         self.errors.clear()
 
     def reason(self) -> str:
@@ -46,7 +46,7 @@ class Log:
 
 @functools.cache
 def log_of(trt: Trt) -> Log:
-    """One for the whole process: TensorRT keeps the first logger that it is given, whatever it is given later."""
+    """One log for the whole process: TensorRT keeps the first logger that it is given, and ignores later ones."""
     return Log(trt)
 
 
@@ -183,7 +183,7 @@ def _interruptible(
 
 
 class _Progress:
-    """The share of nested phases that is done, told in whole percent, to whatever thread of the builder's tells."""
+    """The share of the builder's nested phases that is done, in whole percent; any thread of the builder may report it."""
 
     def __init__(self, done: Callable[[], None]) -> None:
         self.cancelled = False
@@ -243,5 +243,5 @@ def _monitor(trt: Trt, done: Callable[[], None]) -> tuple[Trt, _Progress]:
 
 
 def file_name(*parts: str | None) -> str:
-    """A name that says what a timing cache holds for."""
+    """The file name of a timing cache, made of everything that it is valid for."""
     return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part) for part in parts if part) + ".cache"

@@ -1,4 +1,4 @@
-"""A plan at work: two slots of memory, copies and compute on streams of their own, whole networks launched at once."""
+"""Runs a plan: memory for two batches, streams of their own for copies and computation, and CUDA graphs."""
 
 import dataclasses
 import threading
@@ -21,7 +21,7 @@ MOST_GRAPHS = 8  # batch sizes; each graph holds device memory
 
 
 class _Pending:
-    """A batch on its way; `result` once its slot was needed for another."""
+    """A batch that was submitted; `result` holds its class maps once another batch needed its memory."""
 
     def __init__(self, slot: "_Slot", count: int) -> None:
         self.slot = slot

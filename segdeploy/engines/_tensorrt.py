@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share: all but their names and two habits."""
+"""What TensorRT and TensorRT-RTX have in common; a `Flavour` holds what differs."""
 
 import dataclasses
 import importlib
@@ -28,7 +28,7 @@ FORM = "signed"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flavour:
-    """One of the two: the module it is imported as, the extra that brings it, and its habits.
+    """One of the two: the module it is imported as, the extra that brings it, and what it can do.
 
     `cross`: it builds for GPUs that are not here. `has_timing_cache`: it keeps what it measured. `captures_itself`: its
     runtime launches whole networks as CUDA graphs, and again where it has compiled better kernels meanwhile.
@@ -174,7 +174,7 @@ class Flavour:
     def layer_ms(
         self, compiled: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
     ) -> list[NodeTime]:
-        """From the runtime's profiler, on a context of its own; what it fused, the inspector says."""
+        """The time of each layer, from the runtime's profiler on a context of its own; the inspector says what was fused."""
         trt = self.import_runtime()
         ms: defaultdict[str, float] = defaultdict(float)
         apart = dataclasses.replace(options, cuda_graphs=False)

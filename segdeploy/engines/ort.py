@@ -183,7 +183,7 @@ def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, 
 
 
 def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True) -> "dict[str, NDArray[Any]]":
-    """Every output of a graph by name: what a copy of a network gives away of its layers."""
+    """Every output of a graph, by name: `parity --bisect` runs copies that also give the tensors around each layer."""
     ort = import_runtime()
     settings = _settings(ort, RUN, optimised=optimised)
     session = ort.InferenceSession(graph, settings, providers=[PROVIDERS[device]], disabled_optimizers=WRONG_RULES)
@@ -194,7 +194,7 @@ def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True)
 def layer_ms(
     artifact: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
 ) -> list[NodeTime] | None:
-    """From the runtime's own profile of a session like the one `open` makes; None on CUDA, where it times launches."""
+    """The time of each node, from the runtime's own profile; None on CUDA, where it times launches."""
     if device != "cpu":
         return None
     try:

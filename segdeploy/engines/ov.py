@@ -158,7 +158,7 @@ def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, 
 
 
 def tensors(graph: bytes, batch: Images, *, device: str) -> "dict[str, NDArray[Any]]":  # noqa: ARG001 - one device
-    """Every output of a graph by name: what a copy of a network gives away of its layers."""
+    """Every output of a graph, by name: `parity --bisect` runs copies that also give the tensors around each layer."""
     core = _core()
     compiled = core.compile_model(_of_size(core.read_model(graph), len(batch)), "CPU", _settings(RUN))
     return {name: np.array(found) for port, found in compiled([batch]).items() for name in port.get_names()}
@@ -172,7 +172,7 @@ def layer_ms(
     runs: int,
     options: RunOptions = RUN,
 ) -> list[NodeTime]:
-    """From the counters of a request like those of `open`; what it stands for is what the compiled graph says."""
+    """The time of each node, from the counters of a request; the compiled graph says which layers it stands for."""
     core = _core()
     model = _of_size(core.read_model(str(artifact.path)), len(images))
     compiled = core.compile_model(model, "CPU", {**_settings(options), "PERF_COUNT": True})

@@ -25,7 +25,7 @@ WEIGHT_TYPES = {  # by ONNX's name of the type
 
 
 class Graph:
-    """A copy of a model; what is asked of it is true until `replace_nodes`, which answers with a new order."""
+    """A copy of a model, with the producer and the readers of each tensor; `replace_nodes` finds them anew."""
 
     def __init__(self, model: "onnx.ModelProto") -> None:
         import onnx
@@ -80,7 +80,7 @@ class Graph:
         return name in self.producer and self.is_float(name)
 
     def carries(self, name: str) -> bool:
-        """Whether a tensor's values are values its producer read."""
+        """Whether the node that makes a tensor only moves values (CARRIERS)."""
         return name in self.producer and self.producer[name].op_type in CARRIERS
 
     def is_positive(self, name: str) -> bool:

@@ -1,0 +1,1 @@
+"""A folder of images becomes a folder of masks."""

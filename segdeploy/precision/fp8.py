@@ -140,7 +140,7 @@ class _Writer:
         node.input[WEIGHT] = f"{name}/dequantized"
 
     def _set_grid(self, name: str, scale: NDArray[np.float32]) -> None:
-        """TensorRT knows no zero point but zero; in ONNX, it is what says which type is meant."""
+        """Write scale and zero point. The zero point is always 0; in ONNX, its type says that fp8 is meant."""
         self.graph.set_value(f"{name}/scale", scale)
         self.graph.set_value(f"{name}/zero_point", _rounded(np.zeros_like(scale)))
 

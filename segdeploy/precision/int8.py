@@ -67,7 +67,7 @@ def convert(
 
 
 def tensors(model: "onnx.ModelProto") -> list[str]:
-    """What either form may quantise: what convolutions read and give, and what is carried from one to the next."""
+    """What either form may quantize: inputs and outputs of convolutions, and tensors that are only moved between them."""
     graph = Graph(model)
     found: set[str] = set()
     pending = [name for node in graph.convolutions() for name in (node.input[0], _after_relu(graph, node.output[0]))]
@@ -152,7 +152,7 @@ def _placed(graph: Graph, chosen: AbstractSet[str], form: str, ranges: Mapping[s
 
 
 def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> None:
-    """Round a tensor, or, where it was only carried here, what it was carried from."""
+    """Quantize a tensor or, where its values were only moved, the tensors that they come from."""
     if name in seen:
         return
     seen.add(name)
@@ -234,7 +234,7 @@ class _Writer:
         self.nodes.append(node)
 
     def _say_what_pads(self, node: "onnx.NodeProto") -> None:
-        """Left out, it is zero: of the float values, which need not be the zero of the quantised ones."""
+        """Write the padding value out: left out, it is a zero of the integers, which need not stand for the float 0."""
         if len(node.input) <= PADDING:
             node.input.append("")
         if not node.input[PADDING]:
@@ -242,7 +242,7 @@ class _Writer:
             self.graph.set_value(node.input[PADDING], np.zeros((), np.float32))
 
     def _compare(self, node: "onnx.NodeProto") -> None:
-        """On one grid, which is larger does not change with the scale."""
+        """Compare the integers where both tensors have one scale and zero point; else the float values."""
         tied = self.placement.are_tied(*node.input)
         for index, source in enumerate(node.input):
             node.input[index] = f"{source}/quantized" if tied else self._dequantized(source)
@@ -364,5 +364,5 @@ def _doubles(graph: Graph, node: "onnx.NodeProto") -> bool:
 
 
 def _positive(scale: float) -> np.float32:
-    """A scale that no runtime divides by zero with: what is always zero may have any."""
+    """The scale, or any positive one in place of zero: a runtime divides by it, and the tensor is always zero."""
     return np.float32(scale) if scale > np.finfo(np.float32).tiny else np.float32(1 / STEPS)

@@ -1,7 +1,7 @@
 """Where a graph departs from its network: the first layer whose result is wrong for what that layer was given.
 
-Looked at on a copy of the graph that gives away what its convolutions read and give, never on the graph or engine that
-is certified. PyTorch walks through the folded network in float64 beside it, and goes on after every layer with the
+It runs a copy of the graph that has the inputs and outputs of its convolutions as further outputs, never the graph or
+engine that is certified. PyTorch walks through the folded network in float64 beside it, and goes on after every layer with the
 copy's own values: each layer, and each piece between two, is judged alone. No error adds up, a pooling tie moves the
 same value in both, and the first that is wrong is the one at fault.
 """
@@ -74,7 +74,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Tap:
-    """A tensor that the copy gives away: what a layer reads, or what it gives with all that is fused into it.
+    """An output of the copy: the input of a layer, or its output behind all that runtimes fuse into it.
 
     `grid`: scale and zero point of its integers. `rectified`: negative values are gone. `rounded`: on the way to it.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from segdeploy import artifact, typed_json
+from segdeploy import artifact, earlier_files, typed_json
 from segdeploy.errors import SegdeployError
 from segdeploy.low_precision import Budget, SearchStep
 from segdeploy.spec import Precision
@@ -156,6 +156,7 @@ def read_record(path: Path) -> SearchRecord | None:
     """What a search left; None where there is nothing, or a damaged file."""
     try:
         document = typed_json.parse(path.read_bytes(), where=str(path), remedy="")
+        document = earlier_files.search_record(document)
         record = typed_json.convert(document, SearchRecord, where=str(path), remedy="")
     except (OSError, SegdeployError):
         return None

@@ -1,0 +1,1 @@
+"""The HTML page that says which engine to ship."""

@@ -1,0 +1,1 @@
+"""How long engines take, on what machine, and under which conditions."""

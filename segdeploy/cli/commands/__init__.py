@@ -29,7 +29,7 @@ class Listed(NamedTuple):
     summary: str
 
 
-_HEAD = re.compile(r'"""([^\n]+)"""\n(?:.*\n)?ORDER = (\d+)\n', re.DOTALL)
+_HEAD = re.compile(r'"""([^\n]+)"""\n(?:.*\n)?ORDER = (\d+)[^\n]*\n', re.DOTALL)
 
 
 def names() -> list[str]:
