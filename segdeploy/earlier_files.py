@@ -119,5 +119,20 @@ def _plan(made_by: Document) -> dict[str, Any]:
     }
 
 
+def search_record(document: object) -> object:
+    """The record of a search, of schema 1 as one of schema 2; anything else as it is."""
+    if not isinstance(document, dict) or document.get("schema") != FIRST_SCHEMA or "steps" not in document:
+        return document
+    steps = document["steps"]
+    return {**document, "schema": 2, "steps": [_search_step(each) for each in steps] if isinstance(steps, list) else []}
+
+
+def _search_step(step: object) -> object:
+    if not isinstance(step, dict):
+        return step
+    kept = {name: value for name, value in step.items() if name != "narrow_share"}
+    return {**kept, "low_share": step.get("narrow_share")}
+
+
 def _names(kind: Any) -> list[str]:  # noqa: ANN401 - a dataclass
     return [field.name for field in dataclasses.fields(kind)]

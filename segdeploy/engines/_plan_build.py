@@ -183,7 +183,7 @@ def _interruptible(
 
 
 class _Progress:
-    """The share of the builder's nested phases that is done, in whole percent; any thread of the builder may report it."""
+    """The share of the builder's nested phases that is done, in whole percent; any of its threads may report it."""
 
     def __init__(self, done: Callable[[], None]) -> None:
         self.cancelled = False

@@ -67,7 +67,7 @@ def convert(
 
 
 def tensors(model: "onnx.ModelProto") -> list[str]:
-    """What either form may quantize: inputs and outputs of convolutions, and tensors that are only moved between them."""
+    """What either form may quantize: inputs and outputs of convolutions, and what is only moved between them."""
     graph = Graph(model)
     found: set[str] = set()
     pending = [name for node in graph.convolutions() for name in (node.input[0], _after_relu(graph, node.output[0]))]

@@ -1,9 +1,9 @@
 """Where a graph departs from its network: the first layer whose result is wrong for what that layer was given.
 
 It runs a copy of the graph that has the inputs and outputs of its convolutions as further outputs, never the graph or
-engine that is certified. PyTorch walks through the folded network in float64 beside it, and goes on after every layer with the
-copy's own values: each layer, and each piece between two, is judged alone. No error adds up, a pooling tie moves the
-same value in both, and the first that is wrong is the one at fault.
+engine that is certified. PyTorch walks through the folded network in float64 beside it, and goes on after every layer
+with the copy's own values: each layer, and each piece between two, is judged alone. No error adds up, a pooling tie
+moves the same value in both, and the first that is wrong is the one at fault.
 """
 
 import copy
