@@ -174,7 +174,7 @@ class Flavour:
     def layer_ms(
         self, compiled: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
     ) -> list[NodeTime]:
-        """The time of each layer, by the runtime's profiler on a context of its own; the inspector says what is fused."""
+        """The time of each layer, by the runtime's profiler; the inspector says what is fused."""
         trt = self.import_runtime()
         ms: defaultdict[str, float] = defaultdict(float)
         apart = dataclasses.replace(options, cuda_graphs=False)
