@@ -1,14 +1,15 @@
-"""Measure what fp16 and int8 keep and what int8 gains; writes benchmarks/NAME.json and NAME.md.
+"""Measure what fp16, fp8 and int8 keep and what int8 gains; writes benchmarks/low_precision_NAME.json and .md.
 
-    python benchmarks/narrow.py speed [--runs 20] [--work DIR]
-    python benchmarks/narrow.py accuracy NAME --data DIR [--checkpoints DIR] [--work DIR]
-    python benchmarks/narrow.py memory [--work DIR]
+    python benchmarks/low_precision.py speed [--runs 20] [--work DIR]
+    python benchmarks/low_precision.py accuracy NAME --data DIR [--checkpoints DIR] [--defaults] [--work DIR]
+    python benchmarks/low_precision.py memory [--work DIR]
 
 `speed`: the four networks at full size (360x480, 21 classes, untrained), fp32 and int8 in ONNX Runtime and OpenVINO,
 in one interleaved run with a chain of int8 convolutions, whose best GOP/s is the peak. `accuracy`: int8 in both
 forms, inside the default budget and with --max-drop 0.1, on a labelled folder whose val.txt proves; the packaged
-weights, where no others are given, also in fp16, and calibrated on their own images alone. `memory`: the peak of
-calibrating the full-size U-Net at 512x1024 with 10 and with 50 images. Graphs are made in DIR.
+weights, where no others are given, also in fp16 and fp8, and calibrated on their own images alone; with --defaults,
+every precision inside its default budget and nothing else. `memory`: the peak of calibrating the full-size U-Net at
+512x1024 with 10 and with 50 images. Graphs are made in DIR.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ import openvino
 from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
-from segdeploy import artifact, engines, images, making, models, typed_json
+import segdeploy
+from segdeploy import artifact, engines, images, making, models, typed_json, workspace
+from segdeploy.artifact import Artifact
+from segdeploy.certificate import Certificate
 from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.making import ExportOptions
 from segdeploy.progress import silent
-from segdeploy.quantization import search
+from segdeploy.quantization import recipes
+from segdeploy.quantization.images_in_parts import Parts
 from segdeploy.spec import Precision
 from segdeploy.timing import latency, machine
 
@@ -55,7 +61,7 @@ def speed(runs: int) -> dict[str, Any]:
         graphs = full_size(name)
         fp32 = graphs[Precision.FP32]
         giga = 2e-9 * sum(convolution_work(Graph(onnx.load(fp32.path))).values())
-        photo = images.prepared(images.read(making.packaged_images()[0]), fp32.spec)[None]
+        photo = images.prepared(images.read(workspace.packaged_images()[0]), fp32.spec)[None]
         for engine in SPEED_ENGINES:
             runtime, _, precision = engine.partition(":")
             opened = engines.open_engine(graphs[Precision(precision)], runtime=runtime, device="cpu")
@@ -148,44 +154,50 @@ def speed_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def accuracy(data: Path, checkpoints: Path | None) -> dict[str, Any]:
-    """Every network in fp16 and int8: what the proof measured on the images that took no part, and what stayed wide."""
+def accuracy(data: Path, checkpoints: Path | None, *, defaults: bool) -> dict[str, Any]:
+    """Every network in low precision: what the proof measured on images that took no other part."""
     rows = []
     for name in models.names():
-        weights = None if checkpoints is None else str(checkpoints / f"{name}.safetensors")
-        making.export(name, weights=weights, data=data)
-        halves = [(Precision.FP16, None)] if weights is None else []
-        for precision, drop in (*halves, (Precision.INT8, None), (Precision.INT8, 0.1)):
-            wanted = making.Narrow(precision, data=data, max_drop=drop)
-            rows += [_kept(graph, graph.parity, str(drop or "default")) for graph in making.narrow(name, wanted)]
-            sys.stderr.write(f"{name} {precision} {drop}\n")
-        if weights is None:  # the packaged ones bring their own images: nobody needs labels to calibrate
-            for graph in making.narrow(name, making.Narrow(Precision.INT8)):
-                rows.append(_kept(graph, making.parity(str(graph.path), engine="int8", data=data), "without data"))
+        weights = None if checkpoints is None else checkpoints / f"{name}.safetensors"
+        segdeploy.export(name, options=ExportOptions(weights=weights, data=data))
+        kinds = [Precision.INT8] if weights else [Precision.FP16, Precision.FP8, Precision.INT8]
+        budgets = [(kind, None) for kind in kinds] + ([] if defaults else [(Precision.INT8, 0.1)])
+        for kind, drop in budgets:
+            graphs = segdeploy.export(name, precision=kind, options=ExportOptions(data=data, max_drop=drop))
+            rows += [_kept(graph, graph.certificate, str(drop or "default")) for graph in graphs]
+            sys.stderr.write(f"{name} {kind} {drop}\n")
+        if weights is None and not defaults:  # packaged ones bring their own images: nobody needs labels to calibrate
+            for graph in segdeploy.export(name, precision=Precision.INT8):
+                found = segdeploy.parity(graph.path, engine="int8", data=data)
+                rows.append(_kept(graph, found, "without data"))
     return {"rows": rows}
 
 
-def _kept(graph: artifact.Artifact, proof: Mapping[str, Any] | None, budget: str) -> dict[str, Any]:
-    assert proof is not None  # noqa: S101 - it was made a moment ago
-    stages = {stage["name"]: stage for stage in proof["stages"]}
-    kept = {key: stages["graph"][key] for key in ("agreement", "decided_agreement", "miou_change")}
+def _kept(graph: Artifact, found: Certificate | None, budget: str) -> dict[str, Any]:
+    assert found is not None  # noqa: S101 - it was made a moment ago
+    assert graph.low_precision is not None  # noqa: S101 - the same
+    stage = next(stage for stage in found.stages if stage.name == "graph")
+    executed = graph.low_precision.executed
     return {
         "network": graph.spec.model,
         "precision": graph.precision,
         "form": graph.form,
         "budget": budget,
-        "images": proof["images"],
-        **kept,
-        "passed": proof["passed"],
-        "narrow_share": graph.made_by["narrow_share"],
-        "in_float": sorted(graph.made_by["in_float"]),
-        "delivered": {name: facts["delivered_share"] for name, facts in graph.made_by["delivered"].items()},
+        "images": found.images,
+        "agreement": stage.agreement,
+        "decided_agreement": stage.decided_agreement,
+        "miou_change": stage.miou_change,
+        "passed": found.passed,
+        "low_share": graph.low_precision.low_share,
+        "in_float": sorted(graph.low_precision.in_float),
+        "delivered": {name: facts.delivered_share for name, facts in executed.items()},
     }
 
 
 def accuracy_table(report: dict[str, Any]) -> str:
     lines = [
-        "| network | graph | budget | agreement | of decided pixels | mIoU, points | narrow work | float32 layers |",
+        "| network | graph | budget | agreement | of decided pixels | mIoU, points "
+        "| low-precision work | float32 layers |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
@@ -193,7 +205,7 @@ def accuracy_table(report: dict[str, Any]) -> str:
         wide = ", ".join(layer.partition("/")[0] for layer in row["in_float"]) or "none"
         lines.append(
             f"| {row['network']} | {graph} | {row['budget']} | {row['agreement']:.3%} "
-            f"| {row['decided_agreement']:.3%} | {row['miou_change']:+.3f} | {row['narrow_share']:.1%} | {wide} |"
+            f"| {row['decided_agreement']:.3%} | {row['miou_change']:+.3f} | {row['low_share']:.1%} | {wide} |"
         )
     return "\n".join(lines)
 
@@ -212,9 +224,10 @@ def memory() -> dict[str, Any]:
 
 def calibrate(count: int) -> dict[str, Any]:
     graph = making.graph_for("unet")
-    files = [making.packaged_images()[index % 32] for index in range(count)]
+    files = [workspace.packaged_images()[index % 32] for index in range(count)]
     started = time.perf_counter()
-    search.int8_recipes(graph, ["signed"], search.Photographs(files, graph.spec), method=search.METHOD, progress=silent)
+    parts = Parts(files, [], [])
+    recipes.recipes(graph, Precision.INT8, ["signed"], parts, method=None, cache=None, progress=silent)
     seconds = time.perf_counter() - started
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"images": count, "peak_mb": peak_mb, "seconds": seconds}
@@ -232,6 +245,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="of the data, in the file's name (accuracy)")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--defaults", action="store_true")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path("work"))
     arguments = parser.parse_args()
@@ -248,15 +262,16 @@ def main() -> None:
         report, table = memory(), memory_table
     else:
         assert data is not None  # noqa: S101 - the usage says so
-        report, table = accuracy(data, checkpoints), accuracy_table
+        report, table = accuracy(data, checkpoints, defaults=arguments.defaults), accuracy_table
     words = [arguments.what, *([arguments.name] if arguments.name else []), *(["--data", data.name] if data else [])]
     words += ["--checkpoints", "checkpoints"] if checkpoints else []
-    write("_".join(["narrow", *words[: 2 if arguments.name else 1]]), shlex.join(words), report, table(report))
+    words += ["--defaults"] if arguments.defaults else []
+    write("_".join(["low_precision", *words[: 2 if arguments.name else 1]]), shlex.join(words), report, table(report))
 
 
 def write(name: str, words: str, report: dict[str, Any], table: str) -> None:
     here = machine.describe()
-    command = f"python benchmarks/narrow.py {words}"
+    command = f"python benchmarks/low_precision.py {words}"
     document = {"schema": SCHEMA, "command": command, "made_at": artifact.now()}
     document |= {"machine": typed_json.to_builtins(here), **report}
     artifact.write_atomically(HERE / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
