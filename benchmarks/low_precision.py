@@ -196,8 +196,7 @@ def _kept(graph: Artifact, found: Certificate | None, budget: str) -> dict[str, 
 
 def accuracy_table(report: dict[str, Any]) -> str:
     lines = [
-        "| network | graph | budget | agreement | of decided pixels | mIoU, points "
-        "| low-precision work | float32 layers |",
+        "| network | graph | budget | agreement | of decided pixels | mIoU, points | low | float32 layers |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:

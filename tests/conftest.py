@@ -166,7 +166,7 @@ def low_precision(small: Path, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def work(low_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def converted(low_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the test: a copy of `low_precision`."""
     shutil.copytree(low_precision, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
@@ -175,7 +175,7 @@ def work(low_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the packaged U-Net was exported, and proven."""
+    """A folder with export/unet.fp32.onnx of the packaged weights, and its proof."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -184,7 +184,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def work(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def packaged(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the test: a copy of `exported`."""
     shutil.copytree(exported, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")

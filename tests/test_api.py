@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "nuclei"
 GRAPH = Path("export/unet.fp32.onnx")
 
 
-def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
+def test_bench_says_the_accuracy_of_the_very_file_it_times(packaged: Path) -> None:
     options = BenchOptions(engines=["ort:fp32", "torch:fp32"], data=EXAMPLES, effort=Effort(runs=2), batches=[1, 2])
     found = segdeploy.bench("unet", options=options)
     assert [(row.runtime, row.level, row.batch) for row in found.rows] == [
@@ -23,7 +23,7 @@ def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
         for runtime in ("ort", "torch")
         for level in ("host", "image_to_mask")
     ]
-    sha256 = artifact.sha256(work / GRAPH)
+    sha256 = artifact.sha256(packaged / GRAPH)
     for row in found.rows:
         assert row.miou is not None
         assert row.miou > 0.8
@@ -31,7 +31,7 @@ def test_bench_says_the_accuracy_of_the_very_file_it_times(work: Path) -> None:
         assert (row.sha256 == sha256) == (row.runtime == "ort")
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_bench_without_labels_says_why_there_is_no_miou() -> None:
     (row, _) = segdeploy.bench("unet", options=BenchOptions(effort=Effort(runs=1))).rows
     assert row.miou is None
@@ -39,7 +39,7 @@ def test_bench_without_labels_says_why_there_is_no_miou() -> None:
     assert "--data" in row.miou_reason
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_what_a_verb_gives_is_json() -> None:
     given = [
         segdeploy.parity("unet"),
@@ -54,7 +54,7 @@ def test_what_a_verb_gives_is_json() -> None:
         assert json.loads(json.dumps(document, allow_nan=False)) is not None
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_a_file_may_be_given_as_a_path_or_as_text() -> None:
     for kind in (str, Path):
         assert segdeploy.inspect(kind(GRAPH)).artifact.path == GRAPH

@@ -10,8 +10,8 @@ from segdeploy import artifact, models, workspace
 from segdeploy.checkpoints import checkpoint
 
 
-def test_a_graph_is_inspected_with_its_origin_and_its_proof(work: Path) -> None:
-    path = work / "export" / "unet.fp32.onnx"
+def test_a_graph_is_inspected_with_its_origin_and_its_proof(packaged: Path) -> None:
+    path = packaged / "export" / "unet.fp32.onnx"
     found = segdeploy.inspect(path)
     assert found.artifact == artifact.read(path)
     assert found.artifact.certificate is not None
@@ -36,9 +36,9 @@ def test_every_network_is_listed_with_the_weights_at_hand(tmp_path: Path, monkey
     assert list(listed) == models.names()
     assert [weights.kind for weights in listed["segnet"].weights] == ["file", "packaged"]
     for name in models.names():
-        packaged = listed[name].weights[-1]
-        training = checkpoint.read(packaged.path).origin.training
+        weights = listed[name].weights[-1]
+        training = checkpoint.read(weights.path).origin.training
         assert training is not None
-        assert (packaged.kind, packaged.val_miou) == ("packaged", training.val_miou)
+        assert (weights.kind, weights.val_miou) == ("packaged", training.val_miou)
         assert listed[name].description
         assert listed[name].options == models.defaults(name)

@@ -32,22 +32,22 @@ def weights_kind(graph: Artifact) -> str:
     return graph.origin.weights.kind
 
 
-def test_export_proves_the_graph_and_says_so_in_its_manifest(work: Path) -> None:
-    graph = artifact.read(work / "export" / "unet.fp32.onnx")
+def test_export_proves_the_graph_and_says_so_in_its_manifest(packaged: Path) -> None:
+    graph = artifact.read(packaged / "export" / "unet.fp32.onnx")
     assert graph.certificate is not None
     assert graph.certificate.passed
     assert [stage.name for stage in graph.certificate.stages] == ["graph", "engine"]
     assert weights_kind(graph) == "packaged"
-    assert str(work) not in (work / "export" / "unet.fp32.onnx.json").read_text(encoding="utf-8")
+    assert str(packaged) not in (packaged / "export" / "unet.fp32.onnx.json").read_text(encoding="utf-8")
 
 
-def test_a_graph_that_is_there_is_used_as_it_is(work: Path) -> None:
-    before = (work / "export" / "unet.fp32.onnx").stat().st_mtime_ns
+def test_a_graph_that_is_there_is_used_as_it_is(packaged: Path) -> None:
+    before = (packaged / "export" / "unet.fp32.onnx").stat().st_mtime_ns
     assert making.graph_for("unet").spec.model == "unet"
-    assert (work / "export" / "unet.fp32.onnx").stat().st_mtime_ns == before
+    assert (packaged / "export" / "unet.fp32.onnx").stat().st_mtime_ns == before
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_a_graph_older_than_what_training_left_is_made_again() -> None:
     """`segdeploy train; segdeploy bench` must not time yesterday's network."""
     train_something(made_at="2020-01-01T00:00:00.000+00:00")
@@ -58,7 +58,7 @@ def test_a_graph_older_than_what_training_left_is_made_again() -> None:
     assert (graph.spec.height, graph.spec.width) == (32, 32)
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_a_graph_whose_checkpoint_changed_cannot_be_proven() -> None:
     train_something(made_at="2020-01-01T00:00:00.000+00:00")
     segdeploy.export("unet")
@@ -67,7 +67,7 @@ def test_a_graph_whose_checkpoint_changed_cannot_be_proven() -> None:
         segdeploy.parity("unet")
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_another_size_is_exported_and_every_engine_takes_it() -> None:
     (graph,) = segdeploy.export("unet", options=ExportOptions(size=(128, 160)))
     assert (graph.spec.height, graph.spec.width) == (128, 160)
@@ -76,13 +76,13 @@ def test_another_size_is_exported_and_every_engine_takes_it() -> None:
             assert engine.classify(np.zeros((1, 128, 160, 3), np.uint8)).shape == (1, 128, 160)
 
 
-def test_a_graph_of_logits_stands_beside_and_is_proven_too(work: Path) -> None:
+def test_a_graph_of_logits_stands_beside_and_is_proven_too(packaged: Path) -> None:
     (graph,) = segdeploy.export("unet", options=ExportOptions(output="logits"))
     assert graph.path.name == "unet.fp32.logits.onnx"
     assert graph.certificate is not None
     assert graph.certificate.passed
     assert making.graph_for(None).path.name == "unet.fp32.onnx"
-    assert work.is_dir()
+    assert packaged.is_dir()
 
 
 def test_random_weights_are_measured_and_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,25 +98,25 @@ def test_random_weights_are_measured_and_not_judged(tmp_path: Path, monkeypatch:
     assert again.sha256 == graph.sha256
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_a_checkpoint_of_another_architecture_is_refused() -> None:
     with pytest.raises(InvalidFileError, match="holds a segnet, not a unet"):
         segdeploy.export("unet", options=ExportOptions(weights=workspace.PACKAGED / "segnet.safetensors"))
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_options_are_for_networks_that_are_not_trained_yet() -> None:
     with pytest.raises(InvalidRequestError, match="--option"):
         segdeploy.export("unet", options=ExportOptions(variant={"multiplier": 0.5}))
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_the_reference_has_one_precision() -> None:
     with pytest.raises(InvalidRequestError, match="torch is the reference, in fp32"):
         segdeploy.open("unet", engine="torch:int8")
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("packaged")
 def test_the_reference_takes_the_size_of_the_graph_at_hand() -> None:
     """Two engines of one network are compared at one size."""
     (graph,) = segdeploy.export("unet", options=ExportOptions(size=(128, 160)))

@@ -46,8 +46,8 @@ def test_an_export_that_is_another_network_ends_in_a_failed_gate(
     assert timed.rows[0].agreement < 1
 
 
-def test_parity_of_pytorch_itself_leaves_the_graphs_proof_alone(work: Path) -> None:
-    manifest = work / "export" / "unet.fp32.onnx.json"
+def test_parity_of_pytorch_itself_leaves_the_graphs_proof_alone(packaged: Path) -> None:
+    manifest = packaged / "export" / "unet.fp32.onnx.json"
     before = manifest.read_bytes()
     found = segdeploy.parity("unet", engine="torch:fp32", data=EXAMPLES)
     assert [stage.name for stage in found.stages] == ["engine"]
@@ -55,8 +55,8 @@ def test_parity_of_pytorch_itself_leaves_the_graphs_proof_alone(work: Path) -> N
     assert manifest.read_bytes() == before
 
 
-def test_a_proof_takes_the_place_of_the_one_in_the_manifest(work: Path) -> None:
+def test_a_proof_takes_the_place_of_the_one_in_the_manifest(packaged: Path) -> None:
     """With the limits that were asked for: what stands there says what it was measured by."""
     found = segdeploy.parity("unet", engine="ort:fp32", data=EXAMPLES, options=ProofOptions(min_agreement=0.5))
     assert (found.passed, found.images, found.limits.min_agreement) == (True, 20, 0.5)
-    assert artifact.read(work / "export" / "unet.fp32.onnx").certificate == found
+    assert artifact.read(packaged / "export" / "unet.fp32.onnx").certificate == found

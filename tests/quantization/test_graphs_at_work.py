@@ -21,7 +21,7 @@ INT8 = Precision.INT8
 # Who opens what
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 @pytest.mark.parametrize(
     "path,engine,what",
     [
@@ -38,13 +38,13 @@ def test_a_graph_of_another_form_or_precision_is_refused(path: Path, engine: str
 
 
 @pytest.mark.parametrize("engine", ["torch:int8", "torch:fp16"])
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_the_reference_has_one_precision(engine: str) -> None:
     with pytest.raises(InvalidRequestError, match="in fp32"):
         segdeploy.open("unet", engine=engine, device="cpu")
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 @pytest.mark.parametrize("engine", ["ort:int8", "ov:int8", "ort:fp16", "ov:fp16"])
 def test_every_verb_takes_an_engine_of_low_precision(photos: Path, labelled: Path, engine: str) -> None:
     name = engines.parse(engine)
@@ -59,7 +59,7 @@ def test_every_verb_takes_an_engine_of_low_precision(photos: Path, labelled: Pat
     assert known(proof.stages[-1].decided_agreement) > 0.95
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_the_signed_form_can_be_proven_again_without_an_engine(labelled: Path) -> None:
     report = segdeploy.parity(SIGNED, engine="int8", data=labelled, device="cpu")
     assert report.stages[-1].agreement is None
@@ -67,8 +67,8 @@ def test_the_signed_form_can_be_proven_again_without_an_engine(labelled: Path) -
     assert artifact.read(SIGNED).certificate == report
 
 
-def test_a_graph_whose_float_graph_is_gone_cannot_be_proven(work: Path, labelled: Path) -> None:
-    (work / "export/unet.fp32.onnx").unlink()
+def test_a_graph_whose_float_graph_is_gone_cannot_be_proven(converted: Path, labelled: Path) -> None:
+    (converted / "export/unet.fp32.onnx").unlink()
     with pytest.raises(SegdeployError, match=r"unet\.fp32\.onnx"):
         segdeploy.parity(UNSIGNED, engine="int8", data=labelled, device="cpu")
 
@@ -108,14 +108,14 @@ def test_a_graph_without_its_manifest_is_unfinished_and_made_again(packaged_int8
     assert artifact.read(again.path).certificate is not None
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_where_own_weights_have_no_images_a_stale_graph_is_no_substitute() -> None:
     segdeploy.export("unet", options=ExportOptions(size=(48, 64)))
     with pytest.raises(InvalidRequestError, match="there are no images to calibrate"):
         segdeploy.open("unet", engine="int8")
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 @pytest.mark.parametrize(
     "edit,field",
     [
@@ -130,9 +130,9 @@ def test_a_manifest_that_was_edited_is_refused(edit: Callable[[dict[str, Any]], 
         segdeploy.open("unet", engine="int8")
 
 
-def test_a_graph_that_names_no_float_graph_is_out_of_date(work: Path, labelled: Path) -> None:
+def test_a_graph_that_names_no_float_graph_is_out_of_date(converted: Path, labelled: Path) -> None:
     """Nobody knows whether it is of the network at hand: it is made again, or not used."""
-    edited(work / UNSIGNED, lambda origin: origin.update(graph=None))
+    edited(converted / UNSIGNED, lambda origin: origin.update(graph=None))
     with pytest.raises(InvalidRequestError, match="there are no images to calibrate"):
         segdeploy.open("unet", engine="int8")
     with pytest.raises(InvalidFileError, match="names no graph"):

@@ -19,7 +19,7 @@ from segdeploy.spec import Precision
 
 
 @pytest.mark.parametrize("form", int8.FORMS)
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_an_int8_manifest_says_how_it_was_made(photos: Path, form: str) -> None:
     graph = artifact.read(SIGNED if form == "signed" else UNSIGNED)
     origin, low, fp32 = graph.origin, low_precision_of(graph), artifact.read(Path("export/unet.fp32.onnx"))
@@ -34,7 +34,7 @@ def test_an_int8_manifest_says_how_it_was_made(photos: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("path", [SIGNED, UNSIGNED, HALF], ids=["signed", "unsigned", "fp16"])
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_what_the_manifest_calls_float_is_float_in_the_file(path: Path) -> None:
     """And nothing else is: of the work, the share that the graph asks for."""
     graph = artifact.read(path)
@@ -49,7 +49,7 @@ def test_what_the_manifest_calls_float_is_float_in_the_file(path: Path) -> None:
     assert sum(low.asked.values()) == pytest.approx(1)
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_fp16_has_its_own_budget_and_clips_no_range() -> None:
     graph = artifact.read(HALF)
     low, calibration = low_precision_of(graph), known(graph.origin.calibration)
@@ -59,7 +59,7 @@ def test_fp16_has_its_own_budget_and_clips_no_range() -> None:
     assert {found.delivered for found in low.executed.values()} == {Precision.FP32}
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_the_same_images_give_the_same_graph() -> None:
     """Also from a copy of them with other names, and without the record of the first search."""
     before = artifact.read(SIGNED)

@@ -33,7 +33,7 @@ def steps_of(graph: Artifact) -> Any:  # noqa: ANN401 - a JSON value
 
 
 @pytest.mark.parametrize("form", int8.FORMS)
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_a_budget_that_is_tight_leaves_some_layers_in_float_with_the_reason(form: str) -> None:
     """The network of these tests is untrained and hard to round: all of it in int8 is outside by default."""
     graph = artifact.read(SIGNED if form == "signed" else UNSIGNED)
@@ -44,7 +44,7 @@ def test_a_budget_that_is_tight_leaves_some_layers_in_float_with_the_reason(form
 
 
 @pytest.mark.parametrize("form", int8.FORMS)
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_the_pareto_file_shows_the_steps(form: str) -> None:
     graph = artifact.read(SIGNED if form == "signed" else UNSIGNED)
     low, steps = low_precision_of(graph), steps_of(graph)
@@ -59,7 +59,7 @@ def test_the_pareto_file_shows_the_steps(form: str) -> None:
     assert any(step["front"] for step in steps)
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_the_unsigned_form_is_proven_to_the_engine_and_the_signed_to_the_graph() -> None:
     """No runtime on a CPU computes the signed form as TensorRT does, and the proof does not pretend one did."""
     signed, unsigned = artifact.read(SIGNED), artifact.read(UNSIGNED)
@@ -115,9 +115,9 @@ def test_random_weights_are_measured_and_give_nothing_back(tmp_path: Path, monke
 
 
 @pytest.fixture
-def before(work: Path) -> dict[str, bytes]:
+def before(converted: Path) -> dict[str, bytes]:
     """The graphs and manifests that are there."""
-    return {path.name: path.read_bytes() for path in (work / "export").glob("*.onnx*")}
+    return {path.name: path.read_bytes() for path in (converted / "export").glob("*.onnx*")}
 
 
 def assert_untouched(before: dict[str, bytes]) -> None:
@@ -181,8 +181,8 @@ def test_where_no_choice_keeps_the_budget_there_is_nothing_to_prove(
     assert_untouched(before)
 
 
-def test_a_refuted_float_graph_is_never_quantized(work: Path, photos: Path) -> None:
-    fp32 = artifact.read(work / "export/unet.fp32.onnx")
+def test_a_refuted_float_graph_is_never_quantized(converted: Path, photos: Path) -> None:
+    fp32 = artifact.read(converted / "export/unet.fp32.onnx")
     refuted = Certificate(
         model="unet",
         precision=Precision.FP32,
@@ -201,9 +201,9 @@ def test_a_refuted_float_graph_is_never_quantized(work: Path, photos: Path) -> N
         quickly(calibrate=photos)
 
 
-def test_a_full_disk_keeps_the_earlier_graph(small_disk: Path, work: Path) -> None:
+def test_a_full_disk_keeps_the_earlier_graph(small_disk: Path, converted: Path) -> None:
     """Without its manifest it would count as unfinished."""
-    made, origin = artifact.read(work / UNSIGNED), Origin(command="test", version="0")
+    made, origin = artifact.read(converted / UNSIGNED), Origin(command="test", version="0")
     graph = dataclasses.replace(made, path=small_disk / "u.onnx", origin=origin, low_precision=None, certificate=None)
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     tiny = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value]))
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_earlier_graph(small_disk: Path, work: Path) -> No
 # Sensitivity
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_sensitivity_knows_what_the_export_measured(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ranking that the export needed is read from its record: not one layer is measured again."""
     record = SIGNED.with_suffix(".pareto.json")
@@ -230,7 +230,7 @@ def test_sensitivity_knows_what_the_export_measured(photos: Path, monkeypatch: p
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("converted")
 def test_sensitivity_speaks_of_milliseconds_where_a_runtime_is_here(photos: Path) -> None:
     report = segdeploy.sensitivity("unet", options=ExportOptions(calibrate=photos))
     assert (report.form, report.cost_unit, report.images) == ("unsigned", "ms", 4)
