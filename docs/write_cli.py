@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
-from segdeploy.cli import cli
+from segdeploy.cli import cli, commands
 
 PAGE = Path(__file__).parent / "cli.md"
 
 
 def page() -> str:
     """Every command's --help, in the order of the names."""
-    names = ["", *sorted(cli.commands)]
+    names = ["", *commands.names()]
     return "# The command line\n\nWritten by `make docs` from `--help`.\n" + "".join(map(_section, names))
 
 

@@ -5,46 +5,55 @@
 Everything is written into FOLDER (default: demo/).
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from segdeploy import benchmarking, making, models
-from segdeploy.reporting import page
-from segdeploy.timing.latency import Effort
+import segdeploy
+from segdeploy import models
+from segdeploy.artifact import Artifact
+from segdeploy.timing.result_types import Row
 
 EXAMPLES = Path(__file__).parent.resolve() / "nuclei"
-EFFORT = Effort(limit_s=15)
+EFFORT = segdeploy.Effort(limit_s=15)
 ENGINES = ("torch:fp32", "ort:fp32", "ov:fp32", "ort:int8", "ov:int8")
 
 
-def demonstrate(name: str) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """What the table says of a network: its size, and how the engine does that was fastest from memory."""
+
+    graph: Artifact
+    passed: bool
+    fastest: Row
+    images_per_s: float
+
+    def cells(self) -> list[str]:
+        row, spec = self.fastest, self.graph.spec
+        agreement = "-" if row.agreement is None else f"{row.agreement:.2%}"
+        miou = "-" if row.miou is None else f"{row.miou:.4f}"
+        size_mb = f"{self.graph.path.stat().st_size / 1e6:.1f}"
+        speed = [f"{row.latency_ms.median:.1f}", f"{self.images_per_s:.1f}"]
+        return [spec.model, f"{spec.height}x{spec.width}", size_mb, str(row.engine), agreement, miou, *speed]
+
+
+def demonstrate(name: str) -> Shown:
     """One network, from its checkpoint to masks."""
-    graph = making.export(name)
-    proof = making.parity(name, data=EXAMPLES)
-    result = benchmarking.run(
-        name, engine_names=ENGINES, data=EXAMPLES, effort=EFFORT, save=_result(name), command="python examples/demo.py"
+    (graph,) = segdeploy.export(name)
+    certificate = segdeploy.parity(name, data=EXAMPLES)
+    options = segdeploy.BenchOptions(
+        engines=ENGINES, data=EXAMPLES, effort=EFFORT, save=_result(name), command="python examples/demo.py"
     )
-    hosts = [row for row in result["rows"] if row["level"] == "host"]
-    timed = min(hosts, key=lambda row: row["latency_ms"]["median"])
+    rows = segdeploy.bench(name, options=options).rows
+    fastest = min((row for row in rows if row.level == "host"), key=lambda row: row.latency_ms.median)
     out = Path("masks", name)
-    photographs = [str(EXAMPLES / "images")]
-    folder = making.infer(photographs, model=name, engine=timed["engine"], out=out, overlay=True)
-    return {
-        "name": name,
-        "size_mb": graph.path.stat().st_size / 1e6,
-        "engine": timed["engine"],
-        "size": f"{graph.spec.height}x{graph.spec.width}",
-        "passed": proof["passed"],
-        "agreement": timed["agreement"],
-        "miou": timed["miou"],
-        "median_ms": timed["latency_ms"]["median"],
-        "images_per_s": folder["images_per_s"],
-    }
+    photographs = EXAMPLES / "images"
+    report = segdeploy.infer(photographs, model=name, engine=str(fastest.engine), out=out, write=["mask", "overlay"])
+    return Shown(graph, certificate.passed, fastest, report.images_per_s)
 
 
 def _result(name: str) -> Path:
@@ -60,14 +69,12 @@ def main() -> None:
     passed = True
     for name in models.names():
         console.print(f"{name}: export, proof, timing, {EXAMPLES.name} ...")
-        found = demonstrate(name)
-        passed &= found["passed"]
-        numbers = [f"{found[key]:.{digits}f}" for key, digits in (("miou", 4), ("median_ms", 1), ("images_per_s", 1))]
-        agreement = f"{found['agreement']:.2%}"
-        table.add_row(name, found["size"], f"{found['size_mb']:.1f}", found["engine"], agreement, *numbers)
+        shown = demonstrate(name)
+        passed &= shown.passed
+        table.add_row(*shown.cells())
     console.print(table)
     console.print(f"Masks: {folder}/masks/MODEL. Photo and mask in one picture: {folder}/masks/MODEL-overlays.")
-    page.write([_result(name) for name in models.names()], Path("report.html"))
+    segdeploy.report([_result(name) for name in models.names()], out="report.html")
     console.print(f"Graphs and their proofs: {folder}/export. All engines on one page: {folder}/report.html.")
     sys.exit(0 if passed else 4)
 

@@ -691,7 +691,7 @@ def test_a_named_palette_has_one_distinct_colour_a_class(name: str, count: int) 
 
 def test_named_palettes_hold_the_published_colours() -> None:
     def colour(palette: str, name: str) -> tuple[int, int, int]:
-        known = getattr(palettes, palette.upper())
+        known: palettes.Palette = getattr(palettes, palette.upper())
         return dict(zip(known.classes, known.colours, strict=True))[name]
 
     assert colour("camvid", "Pavement") == (60, 40, 222)

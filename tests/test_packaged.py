@@ -96,6 +96,7 @@ def test_the_engine_reaches_the_score_that_training_noted(
     noted = checkpoint.read(workspace.PACKAGED / f"{name}.safetensors").origin.training
     assert noted is not None
     assert found.miou == pytest.approx(noted.val_miou, abs=1e-4)
+    assert found.miou is not None
     assert found.miou >= LEAST_MIOU
 
 
