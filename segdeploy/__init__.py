@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segdeploy.engines import NullEngine as NullEngine
     from segdeploy.engines import RunOptions as RunOptions
     from segdeploy.errors import SegdeployError as SegdeployError
-    from segdeploy.images import read as read_image  # noqa: F401 - offered under this name
+    from segdeploy.images import read as _read
     from segdeploy.making import ExportOptions as ExportOptions
     from segdeploy.proving import ProofOptions as ProofOptions
     from segdeploy.spec import Precision as Precision
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from segdeploy.timing.latency import Effort as Effort
     from segdeploy.training.options import Augmentation as Augmentation
     from segdeploy.training.options import TrainOptions as TrainOptions
+
+    read_image = _read
 
 _VERBS = (
     "bench build doctor evaluate export infer inspect list_models open parity report sensitivity train".split()  # noqa: SIM905 - as it is read

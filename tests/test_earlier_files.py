@@ -60,7 +60,7 @@ def test_a_manifest_of_0_1_is_read_and_written_as_one_of_today(name: str, tmp_pa
 def test_a_float32_graph_keeps_its_origin_and_its_proof() -> None:
     found = read("unet.fp32.onnx")
     assert found.origin == Origin(command="export", version="0.1.0", weights=UNET, opset=20, torch="2.13.0+cpu")
-    assert found.low_precision is found.plan is None
+    assert (found.low_precision, found.plan) == (None, None)
     assert found.certificate is not None
     assert found.certificate.limits == limits.FLOAT32
     assert (found.certificate.passed, found.certificate.weights, found.certificate.images) == (True, "packaged", 32)

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def segdeploy(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """The command line in a process of its own, with the folder beside its commands."""
-    program = [sys.executable, "-c", f"{WITH_IT}; main()", folder, *arguments]
+    program = [sys.executable, "-c", f"{WITH_IT}; main()", str(folder), *arguments]
     return subprocess.run(program, capture_output=True, text=True, check=False)
 
 

@@ -1,5 +1,6 @@
 """The real command on its way to low precision: what it refuses, what it prints, and Ctrl-C in the middle."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 import onnx
 import pytest
 from command_line import assert_refused, on_a_terminal
-from conftest import COMMAND, Run, photograph, photographs
+from conftest import COMMAND, Run, known, photograph, photographs
 from PIL import Image
 from test_run import interruptible
 
 from segdeploy import artifact
+from segdeploy.certificate import Stage
+from segdeploy.origin import Calibration
 from segdeploy.precision import int8
 
 INT8 = ("export", "--model", "unet", "--precision", "int8")
@@ -139,10 +142,14 @@ def test_a_cache_of_another_network_is_refused_with_the_names(run: Run, work: Pa
 
 
 def test_a_float_graph_that_failed_its_proof_ends_with_4(run: Run, work: Path) -> None:
-    manifest = work / "export/unet.fp32.onnx.json"
-    stage = {"name": "graph", "reason": "a planted reason", "passed": False}
-    report = {"passed": False, "gated": True, "first_failing_stage": "graph", "stages": [stage]}
-    manifest.write_text(json.dumps({**json.loads(manifest.read_bytes()), "parity": report}))
+    graph = artifact.read(work / "export/unet.fp32.onnx")
+    failed = dataclasses.replace(
+        known(artifact.read(UNSIGNED).certificate),
+        passed=False,
+        first_failing_stage="graph",
+        stages=(Stage(name="graph", passed=False, reason="a planted reason"),),
+    )
+    artifact.write_manifest(dataclasses.replace(graph, certificate=failed))
     assert_refused(run(*INT8, *QUICKLY), 4, "a planted reason")
 
 
@@ -166,7 +173,7 @@ def test_the_export_as_json_has_every_graph(run: Run) -> None:
     done = run(*INT8, "--calibrate", "photos", "--min-agreement", "0.5", "--json")
     assert (done.code, done.err) == (0, "")
     report = done.json()
-    assert report["schema"] == 2
+    assert report["schema"] == 3
     assert [(graph["path"], graph["form"]) for graph in report["graphs"]] == [
         (str(SIGNED), "signed"),
         (str(UNSIGNED), "unsigned"),
@@ -182,8 +189,8 @@ def test_a_cache_of_this_network_is_taken_in_place_of_images(run: Run, work: Pat
     cache = cache_of(int8.tensors(onnx.load("export/unet.fp32.onnx")), work / "calibration.cache")
     done = run(*INT8, "--form", "unsigned", "--calibrate", "photos", "--calibration-cache", cache)
     assert (done.code, done.err) == (0, "")
-    made_by = artifact.read(UNSIGNED).made_by
-    assert made_by["calibration"] == {"method": "cache", "cache": {cache.name: artifact.sha256(cache)}}
+    calibration = artifact.read(UNSIGNED).origin.calibration
+    assert calibration == Calibration(method="cache", cache={cache.name: artifact.sha256(cache)})
 
 
 def test_random_weights_are_measured_and_not_judged(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +201,7 @@ def test_random_weights_are_measured_and_not_judged(run: Run, tmp_path: Path, mo
     assert (done.code, done.err) == (0, "")
     assert done.out.count("measured, not judged (random weights): unet on 1 image") == 2
     assert "float32:" not in done.out
-    assert artifact.read(UNSIGNED).made_by["in_float"] == {}
+    assert known(artifact.read(UNSIGNED).low_precision).in_float == {}
 
 
 @pytest.mark.usefixtures("work")
@@ -212,8 +219,8 @@ def test_sensitivity_prints_modules_of_the_network_and_keeps_its_record(run: Run
 @pytest.mark.usefixtures("work")
 def test_sensitivity_as_json_is_one_document(run: Run) -> None:
     report = run("sensitivity", "--calibrate", "photos", "--precision", "fp16", "--json").json()
-    assert (report["schema"], report["precision"], report["form"]) == (1, "fp16", None)
-    assert report["narrow"]["agreement"] > 0.99
+    assert (report["schema"], report["precision"], report["form"]) == (2, "fp16", None)
+    assert report["all_low"]["agreement"] > 0.99
     assert {"layer", "quality", "regained", "cost", "score"} == set(report["layers"][0])
 
 
@@ -268,7 +275,7 @@ def exported(run: Run) -> None:
     done = run(*INT8, "--form", "signed", "--calibrate", "many")
     assert (done.code, done.err) == (0, "")
     (accepted,) = [step for step in steps() if step["accepted"]]
-    assert sorted(artifact.read(SIGNED).made_by["in_float"]) == accepted["in_float"]
+    assert sorted(known(artifact.read(SIGNED).low_precision).in_float) == accepted["in_float"]
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,15 @@ def test_without_a_terminal_there_is_the_result_alone(run: Run, arguments: str, 
     done = run(*arguments.split(), FORCE_COLOR="1", TERM="xterm-256color")
     assert (done.code, done.err) == (0, "")
     assert shown in done.out
+
+
+@pytest.mark.usefixtures("labelled", "workspace")
+def test_infer_writes_the_kinds_that_were_asked_for(run: Run) -> None:
+    """And no masks where none were; --overlay adds its kind, as before there was --write."""
+    done = run("infer", "data/images", "--engine", "ort:fp32", "--write", "npy,npy", "--overlay", "--json")
+    assert [(each["kind"], each["folder"]) for each in result(done)["outputs"]] == [
+        ("npy", "masks-npy"),
+        ("overlay", "masks-overlays"),
+    ]
+    assert len(list(Path("masks-npy").glob("*.npy"))) == len(list(Path("masks-overlays").glob("*.jpg"))) == 6
+    assert not Path("masks").exists()

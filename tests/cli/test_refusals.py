@@ -38,6 +38,8 @@ def spec_only(path: Path, **changes: object) -> Path:
         ("parity --model nothing", 2, "there is no model named 'nothing'"),
         ("train --model nothing --data data", 2, "there is no model named 'nothing'"),
         ("infer photos --engine tpu:fp32", 2, "there is no runtime 'tpu'"),
+        ("infer photos --write mask,picture", 2, "there is no output 'picture'"),
+        ("infer photos --write ,", 2, "no kind of output was named"),
         ("bench --engine fp64", 2, "there is no precision 'fp64'"),
         ("parity --engine :", 2, "there is no precision ''"),
         ("parity --min-agreement 2", 2, "2.0 is not in the range"),

@@ -26,6 +26,7 @@ from segdeploy.quantization import images_in_parts, recipes, search
 from segdeploy.spec import Precision
 
 WEIGHTS = WeightsOrigin(kind="random", path="none", sha256="0" * 64)
+CAPABILITIES = {**dict.fromkeys(Precision, ("8.6", "8.9", "12.0")), Precision.FP8: ("8.9", "12.0")}
 PROVEN = Certificate(
     model="any",
     precision=Precision.FP32,
@@ -55,10 +56,11 @@ def export_packaged(name: str) -> None:
     fp32 = export.to_onnx(network, spec, path, weights=weights.origin_in(workspace.EXPORTS))
     artifact.write_manifest(dataclasses.replace(fp32, certificate=PROVEN))
     parts = images_in_parts.parts_of(packaged=workspace.packaged_images()[:8], calibrate=None, data=None)
-    for wanted, forms in ((Precision.FP16, []), (Precision.INT8, ["signed"])):
+    for wanted, forms in ((Precision.FP16, []), (Precision.FP8, []), (Precision.INT8, ["signed"])):
         (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
-        model = recipe.build(set())
-        search.write(recipe.described(set(), precision.module(wanted).BUDGET, model), model, PROVEN)
+        in_float = recipe.layers.in_float
+        model = recipe.build(in_float)
+        search.write(recipe.described(in_float, precision.module(wanted).BUDGET, model), model, PROVEN)
 
 
 @pytest.mark.slow
@@ -70,12 +72,12 @@ def test_every_network_is_built_in_every_precision_for_three_gpus(
     for name in models.names():
         export_packaged(name)
         for wanted in Precision:
-            for capability in ("8.6", "8.9", "12.0"):
+            for capability in CAPABILITIES[wanted]:
                 engine = f"trt-rtx:{wanted}"
                 told = run("build", "--model", name, "--engine", engine, "--compute-capability", capability, "--json")
                 assert told.code == 0, told.err
                 require_audited(told.json(), name, wanted, capability)
-    assert len(list(Path("engines").glob("*.plan"))) == len(models.names()) * 3 * 3
+    assert len(list(Path("engines").glob("*.plan"))) == len(models.names()) * sum(map(len, CAPABILITIES.values()))
 
 
 def require_audited(report: Mapping[str, Any], name: str, wanted: Precision, capability: str) -> None:

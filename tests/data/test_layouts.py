@@ -1,0 +1,132 @@
+"""What every file in `data/layouts/` keeps: a new layout is tested because it is there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layout_folders import WRITERS, Masks
+
+import segdeploy
+from segdeploy.data import layouts
+from segdeploy.data.dataset import Picture
+from segdeploy.errors import InvalidRequestError, SegdeployError
+from segdeploy.spec import MAX_CLASSES
+
+every_layout = pytest.mark.parametrize("name", layouts.names())
+HEIGHT, WIDTH = 30, 40
+HIGHEST = 1  # class in the masks
+
+
+def masks_of(count: int) -> Masks:
+    """By name, masks in which both classes occur, each another one."""
+    found = {}
+    for index in range(count):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[: index + 1] = HIGHEST
+        found[f"{index:02}"] = mask
+    return found
+
+
+def written(name: str, root: Path, count: int = 12) -> Path:
+    """A labelled folder in that layout."""
+    if name not in WRITERS:
+        pytest.fail(f"tests/data/layout_folders.py does not say how a folder of the layout {name!r} is written")
+    root.mkdir()
+    WRITERS[name](root, masks_of(count))
+    return root
+
+
+@every_layout
+def test_its_folder_is_recognised_and_opened_by_it(name: str, tmp_path: Path) -> None:
+    """By no other that is asked before."""
+    root = written(name, tmp_path / "data")
+    assert layouts.layout(name).recognises(root)
+    assert layouts.is_labelled(root)
+    assert layouts.open_folder(root) == layouts.layout(name).open_folder(root)
+    assert layouts.open_folder(root).root == root
+
+
+@every_layout
+def test_every_picture_comes_once_with_its_own_mask(name: str, tmp_path: Path) -> None:
+    data = layouts.open_folder(written(name, tmp_path / "data"))
+    pictures = [*data.train, *data.val]
+    assert data.val
+    assert data.train
+    assert len({picture.image for picture in pictures}) == len(pictures) == 12
+    assert len({picture.label for picture in pictures}) == 12
+    rows = {int(np.count_nonzero(truth[:, 0])) for truth in map(truth_of, pictures)}
+    assert rows == set(range(1, 13))
+
+
+def truth_of(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The mask, which has the size of its image."""
+    truth = picture.truth(classes=HIGHEST + 1, ignore_index=255)
+    assert truth is not None
+    assert truth.shape == segdeploy.read_image(picture.image).shape[:2]
+    return truth
+
+
+@every_layout
+def test_a_folder_gives_the_same_pictures_in_the_same_order(name: str, tmp_path: Path) -> None:
+    """Files are listed in any order; a training run is repeated to the bit, and a proof says which images it took."""
+    first = layouts.open_folder(written(name, tmp_path / "data"))
+    assert layouts.open_folder(tmp_path / "data") == first
+    moved = layouts.open_folder((tmp_path / "data").rename(tmp_path / "elsewhere"))
+    for before, after in ((first.train, moved.train), (first.val, moved.val)):
+        assert [picture.image.name for picture in before] == [picture.image.name for picture in after]
+    assert first.has_val_list == moved.has_val_list
+
+
+@every_layout
+def test_its_classes_are_those_of_a_spec(name: str, tmp_path: Path) -> None:
+    data = layouts.open_folder(written(name, tmp_path / "data"))
+    classes = layouts.classes_of(data, ignore_index=255)
+    assert HIGHEST < len(classes.names) <= MAX_CLASSES
+    assert len(set(classes.names)) == len(classes.names) == len(classes.colours)
+    assert all(0 <= value <= 255 for colour in classes.colours for value in colour)
+
+
+@every_layout
+@pytest.mark.parametrize("made", [True, False], ids=["empty", "missing"])
+def test_what_is_no_folder_of_it_is_not_recognised_and_refused(name: str, tmp_path: Path, *, made: bool) -> None:
+    root = tmp_path / "data"
+    if made:
+        root.mkdir()
+    assert not layouts.layout(name).recognises(root)
+    with pytest.raises(SegdeployError) as refused:
+        layouts.layout(name).open_folder(root)
+    assert str(root) in refused.value.what
+    assert refused.value.remedy
+
+
+@every_layout
+def test_an_image_without_its_mask_is_named(name: str, tmp_path: Path) -> None:
+    root = written(name, tmp_path / "data")
+    picture = layouts.open_folder(root).train[0]
+    picture.label.unlink()
+    with pytest.raises(SegdeployError) as refused:
+        layouts.open_folder(root)
+    assert picture.image.name in refused.value.what
+    assert picture.label.name in refused.value.remedy
+
+
+@every_layout
+@pytest.mark.usefixtures("workspace")
+def test_its_folder_serves_a_verb_like_any_other(name: str, tmp_path: Path) -> None:
+    """Scored, and proven with the points of mIoU that labels allow."""
+    root = written(name, tmp_path / "data")
+    data = layouts.open_folder(root)
+    found = segdeploy.evaluate("unet", data=root, engine="ort:fp32")
+    assert found.images == len(data.val)
+    assert found.miou is not None
+    certificate = segdeploy.parity("unet", data=root, engine="ort:fp32")
+    assert certificate.images == len(data.val)
+    assert certificate.stages[0].miou_change is not None
+
+
+def test_a_folder_that_no_layout_recognises_is_told_what_the_plain_one_needs(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert not layouts.is_labelled(tmp_path)
+    with pytest.raises(InvalidRequestError, match="images is missing or has no images") as refused:
+        layouts.open_folder(tmp_path)
+    assert refused.value.remedy == "Give a folder with images/ and masks/."
