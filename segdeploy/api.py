@@ -6,32 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy import benchmarking, diagnosis, engines, inspection, making, models, proving, workspace
+from segdeploy import engines, making, models, proving, workspace
 from segdeploy.artifact import Artifact
-from segdeploy.benchmarking import BenchOptions
 from segdeploy.certificate import Certificate
 from segdeploy.data import layouts
-from segdeploy.diagnosis import Diagnosis
 from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError, missing_torch
-from segdeploy.inference import outputs, sources
-from segdeploy.inference import run as folder
-from segdeploy.inference.report import EngineUsed, Report
-from segdeploy.inspection import Inspection, ModelDescription
 from segdeploy.making import ExportOptions
 from segdeploy.progress import Progress, silent
-from segdeploy.proof import accuracy
-from segdeploy.proof.accuracy import Evaluation
 from segdeploy.proving import ProofOptions
-from segdeploy.quantization.sensitivity import SensitivityReport
-from segdeploy.reporting import page
-from segdeploy.reporting.page import WrittenPage
 from segdeploy.spec import Precision, Spec
-from segdeploy.timing.result_types import Result
-from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
 if TYPE_CHECKING:
+    from segdeploy.benchmarking import BenchOptions
+    from segdeploy.diagnosis import Diagnosis
+    from segdeploy.inference.report import Report
+    from segdeploy.inspection import Inspection, ModelDescription
+    from segdeploy.proof.accuracy import Evaluation
+    from segdeploy.quantization.sensitivity import SensitivityReport
+    from segdeploy.reporting.page import WrittenPage
+    from segdeploy.timing.result_types import Result
     from segdeploy.training.loop import TrainingProgress
+    from segdeploy.training.options import TrainOptions
 
 File = str | os.PathLike[str]
 TRAINING_SIZE = (256, 256)
@@ -67,7 +63,7 @@ def train(
     model: str,
     *,
     data: File,
-    options: TrainOptions | None = None,
+    options: "TrainOptions | None" = None,
     size: tuple[int, int] = TRAINING_SIZE,
     variant: Mapping[str, Any] | None = None,
     out: File = workspace.CHECKPOINTS,
@@ -79,6 +75,8 @@ def train(
 
     `size` is (height, width) of the network's input, `variant` the options that the network is built with.
     """
+    from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
+
     try:
         from segdeploy.training import loop
     except ImportError as error:
@@ -107,7 +105,12 @@ def export(
 
 
 def _precision(name: Precision | str) -> Precision:
-    return engines.parse(name).precision
+    parsed = engines.parse(name)
+    if parsed.runtime is not None:
+        raise InvalidRequestError(
+            f"{name!r} is an engine; a precision was asked for.", f"Give it alone: {parsed.precision}."
+        )
+    return parsed.precision
 
 
 def build(
@@ -160,11 +163,11 @@ def _require_engine(found: EngineFile) -> None:
         )
 
 
-def bench(
-    model: File | None = None, *, options: BenchOptions = benchmarking.DEFAULT, progress: Progress = silent
-) -> Result:
+def bench(model: File | None = None, *, options: "BenchOptions | None" = None, progress: Progress = silent) -> "Result":
     """Time engines against each other in one interleaved run, each with the accuracy of the very file that is timed."""
-    return benchmarking.run(_text(model), options, progress=progress)
+    from segdeploy import benchmarking
+
+    return benchmarking.run(_text(model), options or benchmarking.DEFAULT, progress=progress)
 
 
 def evaluate(
@@ -175,8 +178,10 @@ def evaluate(
     device: str = "auto",
     options: RunOptions = engines.RUN,
     progress: Progress = silent,
-) -> Evaluation:
+) -> "Evaluation":
     """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images."""
+    from segdeploy.proof import accuracy
+
     pictures = layouts.open_folder(Path(data)).val
     found = making.find(_text(model), engine, device, progress)
     with (
@@ -184,7 +189,7 @@ def evaluate(
         progress(f"Evaluating {found.file.spec.model}", len(pictures)) as done,
     ):
         scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
-    return Evaluation(
+    return accuracy.Evaluation(
         model=found.file.spec.model,
         runtime=found.runtime,
         device=opened.device,
@@ -210,12 +215,16 @@ def infer(
     options: RunOptions = engines.RUN,
     write: Sequence[str] = ("mask",),
     progress: Progress = silent,
-) -> Report:
+) -> "Report":
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why.
 
     `write`: the kinds of output, `mask`, `overlay`, `npy`; masks go to `out`, overlays to `out`-overlays, every other
     kind to `out`-KIND.
     """
+    from segdeploy.inference import outputs, sources
+    from segdeploy.inference import run as folder
+    from segdeploy.inference.report import EngineUsed
+
     kinds = outputs.require(write)
     named = [os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     found_sources, skipped = sources.find(named, leave_out=Path(out))
@@ -238,24 +247,32 @@ def infer(
     return summary.report(used, skipped=skipped)
 
 
-def report(results: File | Sequence[File], *, out: File = "report.html", title: str | None = None) -> WrittenPage:
+def report(results: File | Sequence[File], *, out: File = "report.html", title: str | None = None) -> "WrittenPage":
     """Write one HTML page from the results of `bench`: the verdict, charts, masks to compare, the proof."""
+    from segdeploy.reporting import page
+
     named = [results] if isinstance(results, str | os.PathLike) else results
     return page.write([Path(each) for each in named], Path(out), title=title)
 
 
-def inspect(path: File) -> Inspection:
+def inspect(path: File) -> "Inspection":
     """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
+    from segdeploy import inspection
+
     return inspection.inspect(Path(path))
 
 
-def list_models() -> list[ModelDescription]:
+def list_models() -> "list[ModelDescription]":
     """The networks, how each can be built, and which weights are at hand."""
+    from segdeploy import inspection
+
     return inspection.list_models()
 
 
-def doctor() -> Diagnosis:
+def doctor() -> "Diagnosis":
     """What is installed and usable, what clashes, what would be chosen, and what to do."""
+    from segdeploy import diagnosis
+
     return diagnosis.diagnose()
 
 
@@ -265,6 +282,6 @@ def sensitivity(
     precision: Precision | str = Precision.INT8,
     options: ExportOptions = making.EXPORT,
     progress: Progress = silent,
-) -> SensitivityReport:
+) -> "SensitivityReport":
     """Rank the layers: what each gives back when it alone stays in float32, and what that costs."""
     return making.sensitivity(_text(model), precision=_precision(precision), options=options, progress=progress)

@@ -18,15 +18,14 @@ from segdeploy.errors import InvalidRequestError, missing_torch
 from segdeploy.origin import Origin
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
-from segdeploy.quantization.sensitivity import SensitivityReport
 from segdeploy.spec import Precision, Spec
 from segdeploy.target import Target
-from segdeploy.timing import runtime_selection
 from segdeploy.workspace import DEFAULT_MODEL, ENGINES, EXPORTS, Weights
 
 if TYPE_CHECKING:
     from segdeploy.quantization.recipes import Recipe
     from segdeploy.quantization.search import Quantizer
+    from segdeploy.quantization.sensitivity import SensitivityReport
 
 RANDOM_SIZE = (360, 480)
 RANDOM_SEED = 0
@@ -48,6 +47,8 @@ def find(model: str | None, engine: str, device: str, progress: Progress = silen
 
 def _best_runtime(model: str | None, wanted: Precision, device: str, progress: Progress) -> tuple[str, str]:
     """The best usable runtime and its device; for a graph in a form that no runtime here runs exactly, ONNX Runtime."""
+    from segdeploy.timing import runtime_selection
+
     found = runtime_selection.candidates(device)
     if model is not None and model.endswith(".onnx") and (form := artifact.read(Path(model)).form) is not None:
         exact = [each for each in found if form == engines.modules()[each.runtime].FORM]
@@ -306,8 +307,10 @@ def sensitivity(
     precision: Precision = Precision.INT8,
     options: ExportOptions = EXPORT,
     progress: Progress = silent,
-) -> SensitivityReport:
+) -> "SensitivityReport":
     """What each layer gives back when it alone is float32, and what that costs: the most for its cost first."""
+    from segdeploy.quantization.sensitivity import SensitivityReport
+
     fp32 = graph_for(model, progress=progress)
     proving.require_not_refuted(fp32)
     quantizer, recipes = _quantizer(fp32, precision, options, progress)

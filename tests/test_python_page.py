@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import segdeploy
+from segdeploy.errors import InvalidRequestError
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
@@ -77,3 +78,9 @@ def test_the_package_imports_without_anything_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "PIL", "torch", "onnx", "onnxruntime", "openvino", "rich", "click", "msgspec"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_an_engine_is_no_precision() -> None:
+    """`ort:int8` says more than a graph can be: it would be forgotten in silence."""
+    with pytest.raises(InvalidRequestError, match="'ort:int8' is an engine; a precision was asked for"):
+        segdeploy.export("unet", precision="ort:int8")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+FORMS = ("signed", "unsigned")  # those of `segdeploy.precision.forms`, which imports NumPy
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,15 +34,19 @@ def together(*decorators: Decorator) -> Decorator:
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]  # click 8.2 takes no argument there
-    """One of the names of a registry, which is asked for them when a value or the help of a command needs them."""
+    """One of the names of a registry, which is asked for them when a value or the help of a command needs them.
+
+    `shown`: what the help shows, where the registry takes long to ask.
+    """
 
     name = "choice"
 
-    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, names: Callable[[], Sequence[str]], *, shown: Sequence[str] | None = None) -> None:
         self._names = names
+        self._shown = shown
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        return click.Choice(self._names()).get_metavar(param, ctx)
+        return click.Choice(self._shown or self._names()).get_metavar(param, ctx)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
         return click.Choice(self._names()).convert(value, param, ctx)
@@ -139,7 +144,7 @@ quantizing = together(
         "--form",
         "forms",
         multiple=True,
-        type=Names(_forms),
+        type=Names(_forms, shown=FORMS),
         help="Of int8: signed for TensorRT, unsigned for ONNX Runtime and OpenVINO. Default: both.",
     ),
     click.option("--calibrate", type=FOLDER, help="Images for calibration. Default: packaged ones, or of --data."),
