@@ -1,14 +1,15 @@
 """Measure what fp16, fp8 and int8 keep and what int8 gains; writes benchmarks/low_precision_NAME.json and .md.
 
     python benchmarks/low_precision.py speed [--runs 20] [--work DIR]
-    python benchmarks/low_precision.py accuracy NAME --data DIR [--checkpoints DIR] [--defaults] [--work DIR]
+    python benchmarks/low_precision.py accuracy NAME --data DIR [--checkpoints DIR] [--only PRECISION]
+                                               [--work DIR]
     python benchmarks/low_precision.py memory [--work DIR]
 
 `speed`: the four networks at full size (360x480, 21 classes, untrained), fp32 and int8 in ONNX Runtime and OpenVINO,
 in one interleaved run with a chain of int8 convolutions, whose best GOP/s is the peak. `accuracy`: int8 in both
 forms, inside the default budget and with --max-drop 0.1, on a labelled folder whose val.txt proves; the packaged
-weights, where no others are given, also in fp16 and fp8, and calibrated on their own images alone; with --defaults,
-every precision inside its default budget and nothing else. `memory`: the peak of calibrating the full-size U-Net at
+weights, where no others are given, also in fp16 and fp8, and calibrated on their own images alone; --only measures one
+precision inside its default budget, and puts its rows into the table that is there. `memory`: the peak of calibrating the full-size U-Net at
 512x1024 with 10 and with 50 images. Graphs are made in DIR.
 """
 
@@ -154,23 +155,30 @@ def speed_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def accuracy(data: Path, checkpoints: Path | None, *, defaults: bool) -> dict[str, Any]:
+def accuracy(data: Path, checkpoints: Path | None, *, only: Precision | None) -> list[dict[str, Any]]:
     """Every network in low precision: what the proof measured on images that took no other part."""
     rows = []
     for name in models.names():
         weights = None if checkpoints is None else checkpoints / f"{name}.safetensors"
-        segdeploy.export(name, options=ExportOptions(weights=weights, data=data))
+        segdeploy.export(name, options=ExportOptions(weights=weights, data=None if only else data))
         kinds = [Precision.INT8] if weights else [Precision.FP16, Precision.FP8, Precision.INT8]
-        budgets = [(kind, None) for kind in kinds] + ([] if defaults else [(Precision.INT8, 0.1)])
-        for kind, drop in budgets:
+        budgets = [(kind, None) for kind in kinds if only in {None, kind}]
+        for kind, drop in budgets if only else [*budgets, (Precision.INT8, 0.1)]:
             graphs = segdeploy.export(name, precision=kind, options=ExportOptions(data=data, max_drop=drop))
             rows += [_kept(graph, graph.certificate, str(drop or "default")) for graph in graphs]
             sys.stderr.write(f"{name} {kind} {drop}\n")
-        if weights is None and not defaults:  # packaged ones bring their own images: nobody needs labels to calibrate
+        if weights is None and not only:  # packaged ones bring their own images: nobody needs labels to calibrate
             for graph in segdeploy.export(name, precision=Precision.INT8):
                 found = segdeploy.parity(graph.path, engine="int8", data=data)
                 rows.append(_kept(graph, found, "without data"))
-    return {"rows": rows}
+    return rows
+
+
+def _beside(name: str, rows: list[dict[str, Any]], only: Precision) -> list[dict[str, Any]]:
+    """The rows of a table that is there, with others in the place of those of one precision."""
+    before = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    every = [*(row for row in before if row["precision"] != only), *rows]
+    return sorted(every, key=lambda row: (row["network"], list(Precision).index(Precision(row["precision"]))))
 
 
 def _kept(graph: Artifact, found: Certificate | None, budget: str) -> dict[str, Any]:
@@ -244,7 +252,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="of the data, in the file's name (accuracy)")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--checkpoints", type=Path)
-    parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--only", type=Precision, choices=list(Precision))
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--work", type=Path, default=Path("work"))
     arguments = parser.parse_args()
@@ -261,20 +269,29 @@ def main() -> None:
         report, table = memory(), memory_table
     else:
         assert data is not None  # noqa: S101 - the usage says so
-        report, table = accuracy(data, checkpoints, defaults=arguments.defaults), accuracy_table
+        report, table = {"rows": accuracy(data, checkpoints, only=arguments.only)}, accuracy_table
     words = [arguments.what, *([arguments.name] if arguments.name else []), *(["--data", data.name] if data else [])]
     words += ["--checkpoints", "checkpoints"] if checkpoints else []
-    words += ["--defaults"] if arguments.defaults else []
-    write("_".join(["low_precision", *words[: 2 if arguments.name else 1]]), shlex.join(words), report, table(report))
+    words += ["--only", arguments.only] if arguments.only else []
+    name = "_".join(["low_precision", *words[: 2 if arguments.name else 1]])
+    if arguments.only:
+        report["rows"] = _beside(name, report["rows"], arguments.only)
+    write(name, shlex.join(words), report, table(report), merged=bool(arguments.only))
 
 
-def write(name: str, words: str, report: dict[str, Any], table: str) -> None:
-    here = machine.describe()
+def write(name: str, words: str, report: dict[str, Any], table: str, *, merged: bool) -> None:
+    """The JSON and the table; `merged`: a part of an earlier one, whose command and machine stay beside its own."""
+    here, path = machine.describe(), HERE / f"{name}.json"
     command = f"python benchmarks/low_precision.py {words}"
-    document = {"schema": SCHEMA, "command": command, "made_at": artifact.now()}
-    document |= {"machine": typed_json.to_builtins(here), **report}
-    artifact.write_atomically(HERE / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
-    head = f"`{command}` on {here.processor}, {here.cores} cores.\n\n"
+    run = {"command": command, "made_at": artifact.now(), "machine": typed_json.to_builtins(here)}
+    runs = [run]
+    if merged:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        runs = [*earlier.get("runs", [{key: earlier.get(key) for key in run}]), run]
+    document = {"schema": SCHEMA + 1, "runs": runs, **report}
+    artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
+    places = "; ".join(f"`{each['command']}` on {each['machine']['processor']}" for each in runs)
+    head = f"{places}, {here.cores} cores.\n\n"
     artifact.write_atomically(HERE / f"{name}.md", (head + table + "\n").encode())
     sys.stdout.write(head + table + "\n")
 

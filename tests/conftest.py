@@ -24,7 +24,8 @@ from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.origin import Origin
-from segdeploy.spec import Spec
+from segdeploy.proof import executed
+from segdeploy.spec import Precision, Spec
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
 COMMAND = Path(sys.executable).with_name("segdeploy")
@@ -47,6 +48,10 @@ class Run(Protocol):
     """Arguments of `segdeploy`, and what is put into its environment."""
 
     def __call__(self, *arguments: str | bytes | Path, **environment: str) -> Outcome: ...
+
+
+# x86 without VNNI adds products of bytes in 16 bits, which saturate: int8 engines then draw other masks than the graph.
+INT8_SATURATES = not executed.has_units(Precision.INT8, "cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -131,16 +131,16 @@ class _Copy:
             name = readers[0].output[0]
         rectified = "Relu" in behind
         if [reader.op_type for reader in readers] != ["QuantizeLinear"] or not self._is_integer(readers[0]):
-            return _Tap(name, None, rectified, rounded="Cast" in behind or self._is_narrow(node.input[1]))
+            return _Tap(name, None, rectified, rounded="Cast" in behind or self._is_low_precision(node.input[1]))
         grid = self._grid(readers[0])
         clipped = grid[1].dtype == np.uint8 and not grid[1].any()
         return _Tap(readers[0].output[0], grid, rectified or clipped, rounded=True)
 
     def rounds(self, nodes: Sequence[onnx.NodeProto]) -> bool:
-        """Whether something between two layers is held in a narrow type."""
+        """Whether something between two layers is held in low precision."""
         return any(node.op_type in ROUNDING or self.graph.is_half(node.output[0]) for node in nodes)
 
-    def _is_narrow(self, weight: str) -> bool:
+    def _is_low_precision(self, weight: str) -> bool:
         return weight in self.graph.producer or self.graph.is_half(weight)
 
     def _is_integer(self, node: onnx.NodeProto) -> bool:

@@ -10,6 +10,7 @@ import openvino
 import pytest
 import tensorrt_rtx
 import torch
+from conftest import INT8_SATURATES
 from numpy.typing import NDArray
 
 from segdeploy import images, models, workspace
@@ -40,6 +41,7 @@ LARGEST_PLAN = {"fp16": 0.6, "signed": 0.45}  # of the float32 file; measured up
 # and two methods: signed 0.855 to 0.9947, unsigned 0.99997 to 1.0.
 HAS_TILES = "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 SIGNED_IN_OPENVINO, UNSIGNED_IN_OPENVINO = 0.998, 0.9995
+UNSIGNED_SATURATED = 0.998  # 0.99905 on a processor without VNNI
 
 
 def exported(folder: Path, name: str, size: tuple[int, int], variant: dict[str, Any]) -> Path:
@@ -144,7 +146,7 @@ def test_openvino_does_not_run_the_signed_form_exactly() -> None:
     )
     ranges = calibration.collect(model, int8.tensors(model), lambda: seen).by("percentile")
     agreement = {form: openvino_agreement(int8.convert(model, ranges, form=form), shown) for form in int8.FORMS}
-    assert agreement["unsigned"] >= UNSIGNED_IN_OPENVINO
+    assert agreement["unsigned"] >= (UNSIGNED_SATURATED if INT8_SATURATES else UNSIGNED_IN_OPENVINO)
     assert agreement["signed"] <= SIGNED_IN_OPENVINO
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
-from conftest import known, photograph, photographs
+from conftest import INT8_SATURATES, known, photograph, photographs
 from onnx import TensorProto, helper
 from quick_exports import SIGNED, UNSIGNED, low_precision_of, quickly, stages_of
 
@@ -258,8 +258,9 @@ def test_the_packaged_networks_keep_the_default_budget_in_every_form(
 @pytest.mark.slow
 def test_a_trained_network_gives_back_what_a_tight_budget_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ExportOptions(forms=["unsigned"], min_agreement=0.9993)
+    asked = 0.9985 if INT8_SATURATES else 0.9993
+    options = ExportOptions(forms=["unsigned"], min_agreement=asked)
     (graph,) = segdeploy.export("unet", precision="int8", options=options)
     assert 0 < low_precision_of(graph).low_share < 1
-    assert known(stages_of(graph)["engine"].decided_agreement) >= 0.9993
+    assert known(stages_of(graph)["engine"].decided_agreement) >= asked
     assert len(steps_of(graph)) > len(convolution_work(Graph(onnx.load(graph.path))))
