@@ -8,9 +8,9 @@
 `speed`: the four networks at full size (360x480, 21 classes, untrained), fp32 and int8 in ONNX Runtime and OpenVINO,
 in one interleaved run with a chain of int8 convolutions, whose best GOP/s is the peak. `accuracy`: int8 in both
 forms, inside the default budget and with --max-drop 0.1, on a labelled folder whose val.txt proves; the packaged
-weights, where no others are given, also in fp16 and fp8, and calibrated on their own images alone; --only measures one
-precision inside its default budget, and puts its rows into the table that is there. `memory`: the peak of calibrating the full-size U-Net at
-512x1024 with 10 and with 50 images. Graphs are made in DIR.
+weights, where no others are given, also in fp16 and fp8, and calibrated on their own images alone. --only measures
+one precision inside its default budget, and puts its rows into the table that is there. `memory`: the peak of
+calibrating the full-size U-Net at 512x1024 with 10 and with 50 images. Graphs are made in DIR.
 """
 
 import argparse
