@@ -46,6 +46,11 @@ class Recipe:
         spec = self.fp32.spec
         return artifact.graph_path(self.fp32.path.parent, spec.model, self.module.PRECISION, self.form)
 
+    @property
+    def unmeasured(self) -> Artifact:
+        """What an executor has to know of a graph of this recipe: a search opens many, and describes only the last."""
+        return dataclasses.replace(self.fp32, path=self.path, precision=self.module.PRECISION, form=self.form)
+
     def build(self, in_float: Collection[str]) -> onnx.ModelProto:
         """The graph that leaves these layers in float32."""
         return self.module.convert(self.model, self.ranges, form=self.form, in_float=in_float)

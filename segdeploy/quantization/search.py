@@ -70,7 +70,7 @@ def search_for(recipe: Recipe, judge: Judge, rank: Sequence[Picture], budget: Bu
 
     def measure(in_float: frozenset[str]) -> Quality:
         model = recipe.build(in_float)
-        with executor(recipe.described(in_float, budget, model), model) as engine:
+        with executor(recipe.unmeasured, model) as engine:
             found = judge.measure(engine)
         return Quality(found.agreement, found.miou_drop, found.ms if recipe.form == ort.FORM else None)
 
