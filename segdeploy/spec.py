@@ -123,6 +123,11 @@ def _wrong_input(spec: Spec) -> list[tuple[bool, str, str]]:
             "Give the deviation of values in 0..1, for example 0.229,0.224,0.225.",
         ),
         (
+            not all(math.isfinite(value) for value in spec.variant.values() if isinstance(value, float)),
+            f"an option of the network is not a number: {dict(spec.variant)}.",
+            "Give finite numbers: JSON, in which a Spec travels, has no others.",
+        ),
+        (
             spec.output not in {"class_map", "logits"},
             f"the output {spec.output!r} is unknown.",
             "Choose class_map or logits.",

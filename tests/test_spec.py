@@ -15,7 +15,8 @@ from segdeploy.spec import MAX_CLASSES, Spec
 CHANNELS = st.tuples(*[st.floats(-4, 4)] * 3)
 DEVIATIONS = st.tuples(*[st.floats(1e-9, 4)] * 3)
 BYTES = st.integers(0, 255)
-OPTIONS = st.dictionaries(st.text(), st.text() | st.booleans() | st.integers() | st.floats(allow_nan=False))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+OPTIONS = st.dictionaries(st.text(), st.text() | st.booleans() | st.integers() | FINITE)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -75,6 +76,8 @@ def test_as_many_classes_as_a_byte_can_name_are_accepted() -> None:
         ({"height": 0}, "the network size 0x64 is empty"),
         ({"width": -3}, "the network size 64x-3 is empty"),
         ({"height": 8193, "width": 8192}, "the network size 8193x8192 is above 67,108,864 pixels"),
+        ({"variant": {"dropout": float("inf")}}, "an option of the network is not a number: {'dropout': inf}"),
+        ({"variant": {"dropout": float("nan")}}, "an option of the network is not a number: {'dropout': nan}"),
         ({"mean": (0.5, 0.5)}, "the means (0.5, 0.5) are not three numbers"),
         ({"mean": (0.5, 0.5, float("nan"))}, "are not three numbers"),
         ({"std": (0.2, 0.0, 0.2)}, "the standard deviations (0.2, 0.0, 0.2) are not three numbers above 0"),
