@@ -1,19 +1,15 @@
 """Asked and executed are two facts: what share of the low-precision work of a graph a runtime really does in it."""
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy import engines
+from segdeploy import arithmetic, engines
 from segdeploy.artifact import Artifact
 from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
     import onnx
-
-# Instructions that multiply bytes: with them an int8 graph has no reason to run in float32.
-BYTE_UNITS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def asked(model: "onnx.ModelProto") -> dict[str, float]:
@@ -61,10 +57,4 @@ def has_units(precision: Precision, device: str) -> bool:
     """Whether the device multiplies in that type; no runtime for CPUs convolves in half precision."""
     if device == "cuda":
         return True
-    return precision is Precision.INT8 and bool(BYTE_UNITS.intersection(_processor_flags()))
-
-
-def _processor_flags() -> set[str]:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return precision is Precision.INT8 and arithmetic.instruction_set() in arithmetic.SUMS_BYTES

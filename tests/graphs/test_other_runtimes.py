@@ -13,7 +13,7 @@ import torch
 from conftest import INT8_SATURATES
 from numpy.typing import NDArray
 
-from segdeploy import images, models, workspace
+from segdeploy import arithmetic, images, models, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph
@@ -39,7 +39,7 @@ AGREEING = 0.999  # of the pixels, OpenVINO against ONNX Runtime, untrained netw
 LARGEST_PLAN = {"fp16": 0.6, "signed": 0.45}  # of the float32 file; measured up to 0.52 and 0.29
 # Of the pixels, packaged U-Net, OpenVINO against the graph as it is written, over four sets of calibration images
 # and two methods: signed 0.855 to 0.9947, unsigned 0.99997 to 1.0.
-HAS_TILES = "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+HAS_TILES = arithmetic.instruction_set() == "amx-int8"
 SIGNED_IN_OPENVINO, UNSIGNED_IN_OPENVINO = 0.998, 0.9995
 UNSIGNED_SATURATED = 0.998  # 0.99905 on a processor without VNNI
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segdeploy.proof import executed
+from segdeploy import arithmetic
 from segdeploy.timing import gates
 from segdeploy.timing.result_types import Compared, Comparison, Failure, RatioToFp32, Subject
 
@@ -24,11 +24,11 @@ def subject(engine: str = "ort:int8", *, delivered: str | None = "fp32", share: 
     )
 
 
-@pytest.mark.parametrize("units,failing", [({"avx512_vnni"}, 1), ({"avx2"}, 0)], ids=["with byte units", "without"])
+@pytest.mark.parametrize("instructions,failing", [("avx512-vnni", 1), ("avx2", 0)], ids=["with byte units", "without"])
 def test_a_wider_precision_fails_where_the_machine_could_do_better(
-    monkeypatch: pytest.MonkeyPatch, units: set[str], failing: int
+    monkeypatch: pytest.MonkeyPatch, instructions: str, failing: int
 ) -> None:
-    monkeypatch.setattr(executed, "_processor_flags", lambda: units)
+    monkeypatch.setattr(arithmetic, "instruction_set", lambda: instructions)
     assert len(gates.not_executed_as_asked([subject()], always=False)) == failing
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from conftest import photographs
 
 import segdeploy
-from segdeploy import benchmarking, engines
+from segdeploy import arithmetic, benchmarking, engines
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.cli import cli
@@ -96,7 +96,7 @@ def test_int8_that_is_not_delivered_fails_where_the_machine_could(
     units: bool,  # noqa: FBT001 - a fact of the machine
     failing: int,
 ) -> None:
-    monkeypatch.setattr(executed, "_processor_flags", lambda: {"avx512_vnni"} if units else {"avx2"})
+    monkeypatch.setattr(arithmetic, "instruction_set", lambda: "avx512-vnni" if units else "avx2")
     monkeypatch.setattr(engines.modules()["ort"], "low_precision_convolutions", lambda *_, **__: {})
     report = bench("ort:int8", runs=1)
     assert report.rows[0].delivered == "fp32"
