@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy import engines, making, models, proving, workspace
+from segdeploy import admission, engines, making, models, proving, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import layouts
@@ -44,19 +44,26 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     """An engine, ready: `segdeploy.open("unet", engine="fp32").segment(photo)`.
 
     `model` is a name, the path of a graph or of a plan, or None for the newest export; what is missing is made and
-    proven. `engine` without a runtime is the best usable one on this machine. Raise GateFailedError where the file's
-    certificate says that it draws other masks than PyTorch.
+    proven. `engine` without a runtime is the best usable one on this machine. An engine that nobody has proven in this
+    arithmetic is proven first, by its proof kit or with PyTorch. Raise GateFailedError where it draws other masks than
+    PyTorch, InvalidFileError where nothing here can prove it or its weights are random.
     """
-    return _opened(making.find(_text(model), engine, device, progress), options)
+    return _opened(making.find(_text(model), engine, device, progress), options, progress)
 
 
 def _text(model: File | None) -> str | None:
     return None if model is None else os.fspath(model)
 
 
-def _opened(found: EngineFile, options: RunOptions) -> Engine:
-    proving.require_not_refuted(found.file)
-    return engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
+def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engine:
+    """An engine that is proven; it is closed where it is not."""
+    opened = engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
+    try:
+        admission.require_proven(found, opened, progress=progress)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def train(
@@ -138,27 +145,36 @@ def parity(
 ) -> Certificate:
     """Compare PyTorch, the graph and an engine pixel by pixel; the certificate goes into the manifest.
 
-    Its `passed` says whether the masks are the same; nothing is raised where they are not. Raise MissingRuntimeError
-    where the engine cannot run on this machine and the options require it.
+    Its `proves` says whether the masks are proven the same; nothing is raised where they are not. Where PyTorch or the
+    checkpoint is not here, the proof kit beside the file takes their place. Without `data`, packaged weights are proven
+    on packaged images, own weights on those that training validated on. Under limits of the options, the verdict by the
+    file's own limits is kept as well, and the one that opens doors. Raise MissingRuntimeError where the engine cannot
+    run on this machine and the options require it.
     """
-    pictures = workspace.pictures_of(None if data is None else Path(data))
-    found = making.find(_text(model), engine, device, progress)
+    given = None if data is None else Path(data)
+    found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=given))
     if options.require_engine:
         _require_engine(found)
     if options.bisect and found.file.kind == "checkpoint":
         raise InvalidRequestError("--bisect looks into graphs; torch runs a checkpoint.", "Give --engine ort:fp32.")
-    graph = making.graph_behind(found, _text(model), progress)
-    certificate = proving.judge(graph, found, pictures, options=options, progress=progress)
+    proof = None
+    if given is None and not options.bisect and found.file.kind != "checkpoint":
+        proof = admission.without_pytorch(found, options=options, progress=progress)
+    if proof is None:
+        graph = making.graph_behind(found, _text(model), progress)
+        pictures = workspace.proof_images_of(graph) if given is None else workspace.pictures_of(given)
+        proof = proving.judge(graph, found, pictures, options=options, progress=progress)
+    asked = proving.as_asked(proof, options)
     if found.file.kind != "checkpoint":
-        proving.keep(found.file, certificate)
-    return certificate
+        proving.keep(found.file, proof, asked=None if asked is proof else asked)
+    return asked
 
 
 def _require_engine(found: EngineFile) -> None:
     form, runs = found.file.form, engines.modules()[found.runtime].FORM
     if form not in {None, runs}:
         raise MissingRuntimeError(
-            f"{found.file.path}: no runtime on this machine runs the {form} form exactly.",
+            f"{found.file.path}: no runtime on this machine computes the {form} form.",
             "Leave out --require-engine to prove the graph alone, or prove it on a machine with the GPU it is for.",
         )
 
@@ -183,9 +199,9 @@ def evaluate(
     from segdeploy.proof import accuracy
 
     pictures = layouts.open_folder(Path(data)).val
-    found = making.find(_text(model), engine, device, progress)
+    found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=Path(data)))
     with (
-        engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options) as opened,
+        _opened(found, options, progress) as opened,
         progress(f"Evaluating {found.file.spec.model}", len(pictures)) as done,
     ):
         scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
@@ -231,7 +247,7 @@ def infer(
     found = making.find(_text(model), engine, device, progress)
     threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
     with (
-        _opened(found, dataclasses.replace(options, threads=threads, hint="throughput")) as opened,
+        _opened(found, dataclasses.replace(options, threads=threads, hint="throughput"), progress) as opened,
         progress("Segmenting", len(found_sources)) as done,
     ):
         summary = folder.run(opened, found_sources, Path(out), outputs=kinds, done=done)

@@ -18,10 +18,10 @@ from segdeploy.certificate import Certificate
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.low_precision import LowPrecision
 from segdeploy.origin import Origin
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import SPEC_KEY, Precision, Spec
 from segdeploy.target import PlanFacts, Target
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 MANIFEST_BYTES = 2**24  # more is none of ours
 AGAIN = "Make it again with this version of segdeploy."
 Kind = Literal["checkpoint", "graph", "plan"]
@@ -31,8 +31,9 @@ Kind = Literal["checkpoint", "graph", "plan"]
 class Artifact:
     """A file with all that is known of it.
 
-    `form` is how an int8 graph is spelled, and by that which runtimes run it exactly; None for every other file.
-    `certificate` is None before the file was proven. `low_precision` is of graphs in fp16, fp8 or int8; `plan` of
+    `form` is how an int8 graph is spelled, and by that which runtimes it is for; None for every other file.
+    `certificate` is None before the file was proven; `certificate_as_asked` is the latest under limits that a caller
+    gave, and opens no door. `low_precision` is of graphs in fp16, fp8 or int8; `plan` of
     plans.
     """
 
@@ -45,6 +46,7 @@ class Artifact:
     made_at: str
     origin: Origin
     certificate: Certificate | None = None
+    certificate_as_asked: Certificate | None = None
     low_precision: LowPrecision | None = None
     plan: PlanFacts | None = None
 
@@ -60,7 +62,7 @@ class Artifact:
 class _Manifest:
     """The JSON beside a file: the artifact, its path the file's name, its Spec as it is written everywhere."""
 
-    schema: Literal[2] = SCHEMA
+    schema: Literal[3] = SCHEMA
     path: str
     kind: Kind
     precision: Precision
@@ -70,6 +72,7 @@ class _Manifest:
     made_at: str
     origin: Origin
     certificate: Certificate | None
+    certificate_as_asked: Certificate | None
     low_precision: LowPrecision | None
     plan: PlanFacts | None
 
@@ -185,6 +188,11 @@ def read(path: Path) -> Artifact:
         )
     if artifact.kind == "graph":
         external_data.require_contained(path)
+        if external_data.metadata(path).get(SPEC_KEY) != artifact.spec.to_json():
+            raise InvalidFileError(
+                f"{path} carries another Spec than its manifest.",
+                f"Export it again: segdeploy export --model {artifact.spec.model}",
+            )
     return artifact
 
 

@@ -8,16 +8,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy import artifact, engines, making, proving, workspace
+from segdeploy import admission, artifact, claims, engines, making, proving, workspace
 from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
 from segdeploy.errors import InvalidRequestError, SegdeployError
+from segdeploy.making import ExportOptions
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import accuracy, executed
+from segdeploy.proving import ProofOptions
 from segdeploy.quantization import sensitivity
 from segdeploy.spec import Precision
 from segdeploy.timing import contest, gates, layers, machine, memory, results, runtime_selection
@@ -43,7 +45,8 @@ class BenchOptions:
     it; `compare`: runs what an earlier result kept in the same interleaved run. An engine that has become slower by
     more than `max_regression`, a share, fails. So does one that computes in a wider type than it was asked for, where
     this machine could do better or with `require_delivered`; and with `require_faster` a low-precision engine that is
-    slower than fp32 in the same runtime, which is then timed as well. `command`: what the result says it was made by.
+    slower than fp32 in the same runtime, which is then timed as well. `allow_inconclusive` lets a proof count that
+    could not have failed. `command`: what the result says it was made by.
     """
 
     engines: Sequence[str] = ("fp32",)
@@ -59,6 +62,7 @@ class BenchOptions:
     max_regression: float = 0.05
     require_delivered: bool = False
     require_faster: bool = False
+    allow_inconclusive: bool = False
     command: str | None = None
 
     def __post_init__(self) -> None:
@@ -133,16 +137,20 @@ def _result(contestants: Sequence[Contestant], batches: Sequence[TimedBatch], op
 def _asked(model: str | None, options: BenchOptions, progress: Progress) -> tuple[list[EngineFile], list[Skipped]]:
     """What will be timed, each once; with `require_faster`, the fp32 of each runtime comes first."""
     if options.every:
-        return _every(model, options.device, progress)
-    found = [_found(model, engines.parse(name), options.device, progress) for name in options.engines]
+        return _every(model, options, progress)
+    data = options.data
+    found = [_found(model, engines.parse(name), options.device, progress, data=data) for name in options.engines]
     if options.require_faster:
-        fp32 = [_found(model, EngineName(each.runtime, Precision.FP32), each.device, progress) for each in found]
+        fp32 = [
+            _found(model, EngineName(each.runtime, Precision.FP32), each.device, progress, data=data) for each in found
+        ]
         found = [*fp32, *found]
     return _distinct(found), []
 
 
-def _every(model: str | None, device: str, progress: Progress) -> tuple[list[EngineFile], list[Skipped]]:
+def _every(model: str | None, options: BenchOptions, progress: Progress) -> tuple[list[EngineFile], list[Skipped]]:
     """Every runtime and precision that is usable here; what cannot be made is left out, with the reason."""
+    device = options.device
     usable = [each for each in runtime_selection.candidates(device) if each.obstacle is None]
     named = [
         (EngineName(each.runtime, precision), each.device)
@@ -153,7 +161,7 @@ def _every(model: str | None, device: str, progress: Progress) -> tuple[list[Eng
     found, skipped = [], []
     for name, where in [(EngineName("torch", Precision.FP32), device), *named]:
         try:
-            found.append(_found(model, name, where, progress))
+            found.append(_found(model, name, where, progress, data=options.data))
         except SegdeployError as error:
             log.warning("%s is left out: %s %s", name, error.what, error.remedy)
             skipped.append(Skipped(engine=str(name), reason=error.what))
@@ -171,13 +179,15 @@ def _distinct(found: Sequence[EngineFile]) -> list[EngineFile]:
     return list({(each.runtime, each.precision, each.device): each for each in found}.values())
 
 
-def _found(model: str | None, name: EngineName, device: str, progress: Progress) -> EngineFile:
+def _found(
+    model: str | None, name: EngineName, device: str, progress: Progress, *, data: Path | None = None
+) -> EngineFile:
     """The file of an engine; for fp32, where `model` is a graph of low precision, the graph that it was made from."""
     if model is not None and model.endswith(".onnx") and name.precision is Precision.FP32 and name.runtime != "torch":
         named = artifact.read(Path(model))
         if named.precision is not Precision.FP32:
             model = str(workspace.fp32_graph_of(named).path)
-    return making.find(model, str(name), device, progress)
+    return making.find(model, str(name), device, progress, options=ExportOptions(data=data))
 
 
 # What is known of it
@@ -197,7 +207,7 @@ def _contestant(
     )
     subject = _described(found, engine, options=options, progress=progress)
     subject = _with_accuracy(subject, engine, data=options.data, pictures=pictures, progress=progress)
-    subject = _with_certificate(subject, found, engine=engine, data=options.data, pictures=pictures, progress=progress)
+    subject = _with_certificate(subject, found, engine=engine, options=options, pictures=pictures, progress=progress)
     contestant = Contestant(subject, engine)
     if not options.profile:
         return contestant
@@ -274,35 +284,48 @@ def _with_certificate(
     found: EngineFile,
     *,
     engine: Engine,
-    data: Path | None,
+    options: BenchOptions,
     pictures: Sequence[Picture],
     progress: Progress,
 ) -> Subject:
-    """With the proof of this very file in this runtime: what its manifest has, or measured now; else the reason."""
+    """With the proof of this very file in this runtime and in the batch sizes that are timed, made where there is none.
+
+    Raise GateFailedError where it draws other masks than PyTorch, or its proof could not have failed.
+    """
     if found.file.kind == "checkpoint":
         return dataclasses.replace(subject, agreement=1.0, agreement_reason="PyTorch is the reference")
-    proof, reason = found.file.certificate, None
-    if data is not None or not _is_of(proof, engine):
-        try:
-            proof = proving.judged(found, _some(pictures, data), progress=progress)
-        except SegdeployError as error:
-            proof, reason = None, error.what
-    if proof is None or proof.engine is None or not _is_of(proof, engine):
-        why = reason or "the engine was not compared"
-        return dataclasses.replace(subject, agreement_reason=why, certificate=proof)
-    return dataclasses.replace(subject, agreement=proof.engine.agreement, certificate=proof)
+    batches = () if found.file.has_random_weights else options.batches
+    proof = None if options.data is not None else claims.covering(found, engine.device, batches)
+    if proof is None:
+        proof = _proven_now(found, engine, options=options, pictures=pictures, progress=progress)
+    if proof.gated and proof.passed:
+        proving.require_passed(proof, found.file)  # inconclusive; one that failed is timed, and says so
+    agreement = None if proof.engine is None else proof.engine.agreement
+    reason = "the engine was not compared" if agreement is None else None
+    return dataclasses.replace(subject, agreement=agreement, agreement_reason=reason, certificate=proof)
 
 
-def _is_of(proof: Certificate | None, engine: Engine) -> bool:
-    """Whether a certificate is of this runtime on this device."""
-    stage = None if proof is None else proof.engine
-    return stage is not None and (stage.runtime, stage.device) == (engine.runtime, engine.device)
+def _proven_now(
+    found: EngineFile, engine: Engine, *, options: BenchOptions, pictures: Sequence[Picture], progress: Progress
+) -> Certificate:
+    asked = ProofOptions(batches=tuple(options.batches), allow_inconclusive=options.allow_inconclusive, run=options.run)
+    proof = None
+    if options.data is None:
+        proof = admission.without_pytorch(found, options=asked, progress=progress)
+    if proof is None:
+        shown = _some(pictures) if options.data is not None else workspace.proof_images_of(_graph_of(found.file))
+        proof = proving.judged(found, shown, options=asked, progress=progress)
+    if options.data is None and proof.gated:
+        claims.keep_here(found, engine.device, proof)
+    return proof
 
 
-def _some(pictures: Sequence[Picture], data: Path | None) -> Sequence[Picture]:
+def _graph_of(file: Artifact) -> Artifact:
+    return file if file.kind == "graph" else workspace.graph_of_plan(file)
+
+
+def _some(pictures: Sequence[Picture]) -> Sequence[Picture]:
     """Spread over the folder: PyTorch in float64 is slow, and mIoU is measured on all of them."""
-    if data is None:
-        return pictures[: workspace.PROOF_IMAGES]
     return pictures[:: max(1, -(-len(pictures) // MOST_PROVING))]
 
 

@@ -6,13 +6,18 @@ from typing import Any
 
 from segdeploy import certificate
 
-FIRST_SCHEMA = 1
+FIRST_SCHEMA, SECOND_SCHEMA = 1, 2
 Document = Mapping[str, Any]
 
 
 def manifest(document: object) -> object:
-    """A manifest of schema 1 as one of schema 2; anything else as it is."""
-    if not isinstance(document, dict) or document.get("schema") != FIRST_SCHEMA:
+    """A manifest of schema 1 or 2 as one of schema 3; anything else as it is."""
+    if not isinstance(document, dict):
+        return document
+    if document.get("schema") == SECOND_SCHEMA:
+        found = {**document, "schema": 3, "certificate": proof(document.get("certificate"), document)}
+        return {"certificate_as_asked": None, **found, "origin": with_validation(document.get("origin"))}
+    if document.get("schema") != FIRST_SCHEMA:
         return document
     made_by = document.get("made_by")
     if not isinstance(made_by, dict):
@@ -22,8 +27,9 @@ def manifest(document: object) -> object:
     return {
         "form": None,
         **kept,
-        "schema": 2,
+        "schema": 3,
         "origin": origin(made_by),
+        "certificate_as_asked": None,
         "certificate": proof(document.get("parity"), document),
         "low_precision": _low_precision(made_by) if kind == "graph" and precision != "fp32" else None,
         "plan": _plan(made_by) if kind == "plan" else None,
@@ -55,19 +61,38 @@ def _training(made_by: Document) -> dict[str, Any] | None:
     if "epoch" not in made_by:
         return None
     kept = {name: made_by.get(name) for name in ("epoch", "val_miou", "best")}
-    return {**kept, "plan": made_by.get("plan", {})}
+    return {**kept, "plan": made_by.get("plan", {}), "validation": []}
+
+
+def with_validation(origin: object) -> object:
+    """An origin whose training remembers no images, as one that says so."""
+    if not isinstance(origin, dict) or not isinstance(origin.get("training"), dict):
+        return origin
+    return {**origin, "training": {"validation": [], **origin["training"]}}
 
 
 def proof(parity: object, made: Document) -> object:
-    """A parity report of schema 1 or 2 as a certificate; `made` says the model, where the report does not."""
-    if not isinstance(parity, dict):
+    """A parity report of schema 1 to 3 as a certificate; `made` says the model, where the report does not.
+
+    Those did not say what they were made on and in what arithmetic: they count as no proof here.
+    """
+    if not isinstance(parity, dict) or parity.get("schema") == certificate.SCHEMA:
         return parity
     spec = made.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
     about = {"model": model, "precision": made.get("precision"), "form": made.get("form")}
     limits = parity.get("limits") or {"min_agreement": 0.0, "max_drop": 0.0}
     stages = parity.get("stages")
-    absent = {"departure": None, "weights": "file", "gated": True}
+    absent = {
+        "departure": None,
+        "weights": "file",
+        "gated": True,
+        "images_sha256": None,
+        "reference": "PyTorch",
+        "selected_among": 1,
+        "inconclusive": None,
+        "inconclusive_allowed": False,
+    }
     return {
         **about,
         **absent,
@@ -81,7 +106,7 @@ def proof(parity: object, made: Document) -> object:
 def _stage(stage: object) -> object:
     if not isinstance(stage, dict):
         return stage
-    return {**dict.fromkeys(_names(certificate.Stage)), "worst_images": [], **stage}
+    return {**dict.fromkeys(_names(certificate.Stage)), "worst_images": [], "batch": 1, **stage}
 
 
 def _low_precision(made_by: Document) -> dict[str, Any]:

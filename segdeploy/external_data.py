@@ -1,4 +1,4 @@
-"""ONNX external data: a graph may read regular files beside it, within their sizes, and nothing else.
+"""What an ONNX file holds beside its network: external data, which has to lie beside it, and metadata.
 
 A walk over the protobuf itself, for a machine that only runs engines has no onnx package.
 """
@@ -23,6 +23,7 @@ LEADS: dict[str, Fields] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 EXTERNAL_DATA = 13
+METADATA = 14  # of a model: pairs of text
 MOST_FIELDS = 2**29
 Content = bytes | mmap.mmap
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -40,6 +41,20 @@ def require_contained(path: Path, data: bytes | None = None) -> None:
     except OSError as error:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
     except (ValueError, IndexError, RecursionError) as error:
+        raise InvalidFileError(f"{path} is no ONNX file: {error}.", "Export it again with segdeploy export.") from error
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a graph. Raise InvalidFileError where it is no ONNX file."""
+    try:
+        with _mapped(path) as data:
+            fields = _fields(data, 0, len(data))
+            return dict(
+                _entry(data, first, last) for field, kind, first, last in fields if (field, kind) == (METADATA, LENGTH)
+            )
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
+    except (ValueError, IndexError) as error:
         raise InvalidFileError(f"{path} is no ONNX file: {error}.", "Export it again with segdeploy export.") from error
 
 

@@ -8,16 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy import artifact, certificate, engines, images, models, palettes, proving, signature, workspace
+from segdeploy import (
+    admission,
+    artifact,
+    certificate,
+    claims,
+    engines,
+    images,
+    models,
+    palettes,
+    proving,
+    signature,
+    with_torch,
+    workspace,
+)
 from segdeploy import precision as precisions
 from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
+from segdeploy.data.dataset import Picture
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError, missing_torch
 from segdeploy.origin import Origin
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
+from segdeploy.proof import kit
+from segdeploy.proving import ProofOptions
 from segdeploy.spec import Precision, Spec
 from segdeploy.target import Target
 from segdeploy.workspace import DEFAULT_MODEL, ENGINES, EXPORTS, Weights
@@ -34,19 +50,28 @@ RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
 log = logging.getLogger("segdeploy")
 
 
-def find(model: str | None, engine: str, device: str, progress: Progress = silent) -> EngineFile:
-    """What an engine's name means here; where it leaves the runtime open, the best one, and the log says why."""
+def find(
+    model: str | None, engine: str, device: str, progress: Progress = silent, *, options: "ExportOptions | None" = None
+) -> EngineFile:
+    """What an engine's name means here; where it leaves the runtime open, the best one, and the log says why.
+
+    `options`: how a graph that is missing is made.
+    """
+    options = options or EXPORT
     name = engines.parse(engine)
     runtime = name.runtime
     if runtime is None and model is not None and model.endswith(".plan"):
         runtime = workspace.runtime_of(signature.read_manifest(Path(model)))
     if runtime is None:
-        runtime, device = _best_runtime(model, name.precision, device, progress)
-    return EngineFile(file_for(model, runtime, name.precision, progress=progress), runtime, name.precision, device)
+        runtime, device = _best_runtime(model, name.precision, device, options, progress)
+    file = file_for(model, runtime, name.precision, options=options, progress=progress)
+    return EngineFile(file, runtime, name.precision, device)
 
 
-def _best_runtime(model: str | None, wanted: Precision, device: str, progress: Progress) -> tuple[str, str]:
-    """The best usable runtime and its device; for a graph in a form that no runtime here runs exactly, ONNX Runtime."""
+def _best_runtime(
+    model: str | None, wanted: Precision, device: str, options: "ExportOptions", progress: Progress
+) -> tuple[str, str]:
+    """The best usable runtime and its device; for a graph in a form that no runtime here is for, ONNX Runtime."""
     from segdeploy.timing import runtime_selection
 
     found = runtime_selection.candidates(device)
@@ -58,19 +83,28 @@ def _best_runtime(model: str | None, wanted: Precision, device: str, progress: P
     usable = runtime_selection.usable(found)
     selected = runtime_selection.without_timing(usable)
     if selected is None:
-        files = {each.runtime: file_for(model, each.runtime, wanted, progress=progress) for each in usable}
+        files = {
+            each.runtime: file_for(model, each.runtime, wanted, options=options, progress=progress) for each in usable
+        }
         selected = runtime_selection.fastest(files, progress=progress)
     log.info("%s runs in %s on %s: %s.", wanted, selected.runtime, selected.device, selected.why)
     return selected.runtime, selected.device
 
 
-def file_for(model: str | None, runtime: str, wanted: Precision, *, progress: Progress = silent) -> Artifact:
+def file_for(
+    model: str | None,
+    runtime: str,
+    wanted: Precision,
+    *,
+    options: "ExportOptions | None" = None,
+    progress: Progress = silent,
+) -> Artifact:
     """What a runtime opens for a model: the checkpoint (at the graph's size, where there is one), graph or plan."""
     module = engines.modules()[runtime]
     if module.OPENS == "plan":
         return _plan_for(model, runtime, wanted, progress)
     if module.OPENS == "graph":
-        return graph_for(model, wanted, form=_form(runtime, wanted), progress=progress)
+        return graph_for(model, wanted, form=_form(runtime, wanted), options=options, progress=progress)
     if wanted is not Precision.FP32:
         raise InvalidRequestError(f"{runtime} is the reference, in fp32.", "Choose another runtime, such as ort.")
     graph = workspace.current_graph(model, Precision.FP32, None)
@@ -137,14 +171,37 @@ def build(
     _require_capable(compiling.target(options), name.precision)  # what cannot be met is said before the work
     signature.make_key()
     graph = graph_for(model, name.precision, form=_form(name.runtime, name.precision), progress=progress)
-    proving.require_not_refuted(graph)
+    graph = admission.proof_of_graph(graph, progress=progress)
     plan = compiling.compile(graph, ENGINES, options, progress=progress)
-    if (reason := proving.obstacle_to_proving(plan, graph)) is not None:
+    _copy_kit(graph, plan)
+    target = signature.facts_of(plan).target
+    if target.gpu is None:
+        reason = f"there is no GPU of compute capability {target.compute_capability} here"
         plan = dataclasses.replace(plan, certificate=certificate.without_engine(graph.certificate, reason))
         signature.publish(plan)
         return plan
-    opened = EngineFile(plan, name.runtime, name.precision, "cuda")
-    found = proving.judge(graph, opened, workspace.proof_images_of(graph), progress=progress)
+    return _proven_plan(plan, graph, progress)
+
+
+def _copy_kit(graph: Artifact, plan: Artifact) -> None:
+    """The proof kit of a graph, once it counts here, beside the plan that was built from it."""
+    source = kit.path_of(graph.path)
+    if claims.kit_of(graph) is not None:
+        signature.publish_file(kit.path_of(plan.path), artifact.bounded(source, kit.MOST_BYTES))
+
+
+def _proven_plan(plan: Artifact, graph: Artifact, progress: Progress) -> Artifact:
+    """A plan that can run here, compared with its proof kit, or with PyTorch where it has none."""
+    opened = EngineFile(plan, workspace.runtime_of(plan), plan.precision, "cuda")
+    found_kit = claims.kit_of(plan)
+    if found_kit is None:
+        allowed = graph.certificate is not None and graph.certificate.inconclusive_allowed
+        asked = ProofOptions(allow_inconclusive=allowed)
+        pictures = workspace.proof_images_of(graph)
+        found = proving.judge(graph, opened, pictures, options=asked, progress=progress)
+    else:
+        with engines.open_engine(plan, runtime=opened.runtime, device=opened.device) as engine:
+            found = proving.by_kit(plan, found_kit, engine, progress=progress)
     plan = proving.keep(plan, found)
     proving.require_passed(found, plan)
     return plan
@@ -163,15 +220,20 @@ def _require_capable(target: Target, wanted: Precision) -> None:
 
 
 def graph_for(
-    model: str | None, wanted: Precision = Precision.FP32, *, form: str | None = None, progress: Progress = silent
+    model: str | None,
+    wanted: Precision = Precision.FP32,
+    *,
+    form: str | None = None,
+    options: "ExportOptions | None" = None,
+    progress: Progress = silent,
 ) -> Artifact:
-    """The graph of a model, made and proven where it is missing or older than what it is made from."""
+    """The graph of a model, made and proven where it is missing or not of what it would be made from now."""
     known = workspace.current_graph(model, wanted, form)
     if known is not None:
         return known
     name = model or workspace.newest_export() or DEFAULT_MODEL
-    options = ExportOptions(forms=(form,) if form else ())
-    (graph,) = export(name, precision=wanted, options=options, progress=progress)
+    asked = dataclasses.replace(options or EXPORT, forms=(form,) if form else ())
+    (graph,) = export(name, precision=wanted, options=asked, progress=progress)
     return graph
 
 
@@ -181,7 +243,10 @@ class ExportOptions:
 
     `weights`: a checkpoint, or "random"; None takes what training left, else what comes with the package. `size`:
     (height, width) of the network's input. `variant`: how an untrained network is built. `output`: class_map or logits.
-    `data`: images that prove, and in low precision decide what stays in float32; with masks/, mIoU counts.
+    `data`: images that prove, and in low precision decide what stays in float32; with masks/, mIoU counts. Without it,
+    packaged weights are proven on packaged images, and own weights on those that training validated on.
+    `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`: write the images of the proof, with
+    the masks that are right there, into a file beside the graph, so that other machines can prove it.
 
     In low precision: `forms` of int8, all where none is named. `calibrate`: a folder of images whose activations set
     the ranges; `method` clips them; `cache`: a calibration cache of TensorRT in their place. `max_drop`: points of
@@ -193,6 +258,8 @@ class ExportOptions:
     variant: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "class_map"
     data: Path | None = None
+    allow_inconclusive: bool = False
+    proof_kit: bool = True
     forms: Sequence[str] = ()
     calibrate: Path | None = None
     method: str | None = None
@@ -246,35 +313,71 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
         path = EXPORTS / f"{model}.fp32{suffix}.onnx"
         graph = to_onnx(network, Spec(**fields), path, weights=source.origin_in(EXPORTS))
         done()
-    pictures = workspace.proof_images_of(graph) if options.data is None else workspace.pictures_of(options.data)
+    if graph.has_random_weights or (options.data is None and options.calibrate is None):
+        pictures = workspace.proof_images_of(graph)
+    else:
+        pictures = _given_pictures(options)
     opened = EngineFile(graph, engines.REFERENCE, Precision.FP32, "cpu")
-    found = proving.judge(graph, opened, pictures, progress=progress)
+    asked = ProofOptions(allow_inconclusive=options.allow_inconclusive)
+    found = proving.judge(graph, opened, pictures, options=asked, progress=progress)
     proven = proving.keep(graph, found)
     proving.require_passed(found, proven)
+    _write_kit(proven, pictures, options)
     return proven
+
+
+def _given_pictures(options: ExportOptions) -> list[Picture]:
+    """What a float32 graph is proven on: the validation images of `data`, else some of those that calibrate."""
+    from segdeploy.quantization import images_in_parts
+
+    if options.data is not None:
+        return workspace.pictures_of(options.data)
+    folder = options.calibrate
+    files = [] if folder is None else images_in_parts.images_in(folder)
+    return [Picture(file, None) for file in files[: workspace.PROOF_IMAGES]]
+
+
+def _write_kit(graph: Artifact, pictures: Sequence[Picture], options: ExportOptions) -> None:
+    """The proof kit of a graph, or none, and none of an earlier graph either."""
+    if options.proof_kit:
+        proving.write_kit(graph, pictures)
+    else:
+        kit.path_of(graph.path).unlink(missing_ok=True)
 
 
 def _quantize(model: str, wanted: Precision, options: ExportOptions, progress: Progress) -> list[Artifact]:
     """The graph of low precision, or the int8 graph in each form, inside the budget and proven."""
     if options.names_a_network():
-        fp32 = _export_fp32(model, dataclasses.replace(options, data=None), progress)
+        fp32 = _export_fp32(model, options, progress)
     else:
-        fp32 = graph_for(model, progress=progress)
-        proving.require_not_refuted(fp32)
+        fp32 = _proven_fp32(model, options, progress)
     quantizer, recipes = _quantizer(fp32, wanted, options, progress)
     make = quantizer.measured if fp32.has_random_weights else quantizer.within_budget
-    return [_with_executed(make(recipe)) for recipe in recipes]
+    made = [_with_executed(make(recipe)) for recipe in recipes]
+    for graph in made:
+        _write_kit(graph, quantizer.parts.prove, options)
+    return made
+
+
+def _proven_fp32(model: str | None, options: ExportOptions, progress: Progress) -> Artifact:
+    """The float32 graph at hand, made where there is none, with a proof that counts here."""
+    of_fp32 = ExportOptions(
+        data=options.data,
+        calibrate=options.calibrate,
+        allow_inconclusive=options.allow_inconclusive,
+        proof_kit=options.proof_kit,
+    )
+    return admission.proof_of_graph(graph_for(model, options=of_fp32, progress=progress), progress=progress)
 
 
 def _quantizer(
     fp32: Artifact, wanted: Precision, options: ExportOptions, progress: Progress
 ) -> "tuple[Quantizer, list[Recipe]]":
-    search = proving.quantization()
+    search = with_torch.quantization()
     from segdeploy.quantization import images_in_parts, recipes
 
-    own = fp32.origin.weights is None or fp32.origin.weights.kind == "file"
-    packaged = None if own else workspace.packaged_images()
-    parts = images_in_parts.parts_of(packaged=packaged, calibrate=options.calibrate, data=options.data)
+    at_hand = _pictures_at_hand(fp32)
+    parts = images_in_parts.parts_of(at_hand=at_hand, calibrate=options.calibrate, data=options.data)
     if fp32.has_random_weights:
         some = parts.prove[: workspace.RANDOM_PROOF_IMAGES]
         parts = dataclasses.replace(parts, calibrate=parts.calibrate[:RANDOM_STATISTICS], prove=some)
@@ -283,7 +386,18 @@ def _quantizer(
         fp32, wanted, options.forms, parts, method=options.method, cache=options.cache, progress=progress
     )
     reference = proving.reference_of(workspace.checkpoint_of(fp32), fp32.spec)
-    return search.Quantizer(parts, budget, reference, progress=progress), made
+    quantizer = search.Quantizer(
+        parts, budget, reference, allow_inconclusive=options.allow_inconclusive, progress=progress
+    )
+    return quantizer, made
+
+
+def _pictures_at_hand(fp32: Artifact) -> list[Picture]:
+    """The images that come with the weights: the packaged ones, or those that training validated on."""
+    weights = fp32.origin.weights
+    if weights is not None and weights.kind == "file" and not fp32.has_random_weights:
+        return workspace.validated_on(workspace.checkpoint_of(fp32))
+    return workspace.pictures_of(None)
 
 
 def _with_executed(graph: Artifact) -> Artifact:
@@ -297,7 +411,7 @@ def _with_executed(graph: Artifact) -> Artifact:
         if module.OPENS == "graph" and graph.form in {None, module.FORM} and engines.installed(module.PACKAGES):
             at_hand[runtime] = executed.executed(graph, runtime=runtime, device="cpu")
     graph = dataclasses.replace(graph, low_precision=dataclasses.replace(graph.low_precision, executed=at_hand))
-    artifact.write_manifest(graph)
+    signature.publish_graph(graph)
     return graph
 
 
@@ -311,8 +425,7 @@ def sensitivity(
     """What each layer gives back when it alone is float32, and what that costs: the most for its cost first."""
     from segdeploy.quantization.sensitivity import SensitivityReport
 
-    fp32 = graph_for(model, progress=progress)
-    proving.require_not_refuted(fp32)
+    fp32 = _proven_fp32(model, options, progress)
     quantizer, recipes = _quantizer(fp32, precision, options, progress)
     recipe = recipes[-1]
     search = quantizer.search(recipe)

@@ -38,16 +38,28 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationPicture:
+    """An image and its mask; the paths are relative to the folder of the checkpoint."""
+
+    image: str
+    image_sha256: str
+    mask: str
+    mask_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOrigin:
     """The epoch that a checkpoint is of, its score on the validation images (mIoU in 0..1), and how it was trained.
 
     `best`: the best score so far, in the checkpoint that training resumes from. `plan`: the options, as JSON.
+    `validation`: some of the validation images, evenly spread; what the network becomes is proven on them.
     """
 
     epoch: int
     val_miou: float | None
     plan: Mapping[str, Any]
     best: float | None = None
+    validation: tuple[ValidationPicture, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,31 +3,28 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from segdeploy import artifact, engines, images, precision, signature, typed_json, workspace
+from segdeploy import claims, departures, engines, signature, typed_json, with_torch, workspace
 from segdeploy.artifact import Artifact
-from segdeploy.certificate import Certificate, Departure
+from segdeploy.certificate import ENGINE, Certificate
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
-from segdeploy.errors import GateFailedError, SegdeployError, missing_torch
+from segdeploy.errors import GateFailedError, InvalidFileError
 from segdeploy.progress import Progress, silent
+from segdeploy.proof import kit, stages
+from segdeploy.proof.kit import Kit
+from segdeploy.proof.limits import FLOAT32, GivenLimits
+from segdeploy.proof.samples import FileSamples
+from segdeploy.proof.stages import StageRun
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
-    import onnx
-
-    from segdeploy.precision import Tolerance
-    from segdeploy.proof.bisection import Run
-    from segdeploy.proof.limits import GivenLimits
-    from segdeploy.proof.reference import TorchReference
-    from segdeploy.proof.stages import StageRun
+    from segdeploy.proof.torch_reference import TorchReference
 
 log = logging.getLogger("segdeploy")
 
@@ -37,32 +34,45 @@ class ProofOptions:
     """What is asked of a proof.
 
     `min_agreement`, `max_drop` (points of mIoU) and `max_unexplained` (of float32) take the place of a stage's own
-    limits; the two shares are in 0..1. `bisect` looks for the first layer that departs, in the first failing stage, or
-    in the last one where none fails. `require_engine` refuses to prove a graph alone where no engine can run it here.
-    `run`: how the engine runs.
+    limits; the two shares are in 0..1. What passes only under them is not proven to any other command. `batches`: how
+    many images the engine gets at once, besides one alone; empty takes those that the file is made for. `bisect` looks
+    for the first layer that departs, in the first failing stage, or in the last one where none fails. `require_engine`
+    refuses to prove a graph alone where no engine can run it here. `allow_inconclusive` lets a proof count that could
+    not have failed. `run`: how the engine runs.
     """
 
     min_agreement: float | None = None
     max_drop: float | None = None
     max_unexplained: float | None = None
+    batches: tuple[int, ...] = ()
     bisect: bool = False
     require_engine: bool = False
+    allow_inconclusive: bool = False
     run: RunOptions = engines.RUN
 
-    def limits(self) -> "GivenLimits":
-        from segdeploy.proof.limits import GivenLimits
-
+    @property
+    def limits(self) -> GivenLimits:
         return GivenLimits(self.min_agreement, self.max_drop, self.max_unexplained)
 
 
 DEFAULT = ProofOptions()
 
 
-def judged(opened: EngineFile, pictures: Sequence[Picture], *, progress: Progress = silent) -> Certificate:
+def as_asked(found: Certificate, options: ProofOptions) -> Certificate:
+    """The same measurements under the limits that the options name, where they name any."""
+    return found if options.limits == GivenLimits() else stages.limited(found, options.limits)
+
+
+# A proof with PyTorch
+
+
+def judged(
+    opened: EngineFile, pictures: Sequence[Picture], *, options: ProofOptions = DEFAULT, progress: Progress = silent
+) -> Certificate:
     """The certificate of a graph or a plan in its runtime; it is written nowhere."""
     graph = opened.file if opened.file.kind == "graph" else workspace.graph_of_plan(opened.file)
     some = pictures[: workspace.RANDOM_PROOF_IMAGES] if graph.has_random_weights else pictures
-    return judge(graph, opened, some, progress=progress)
+    return judge(graph, opened, some, options=options, progress=progress)
 
 
 def judge(
@@ -73,9 +83,13 @@ def judge(
     options: ProofOptions = DEFAULT,
     progress: Progress,
 ) -> Certificate:
-    """The certificate of what a runtime opens, along the chain of its graph."""
-    proof = _torch_needed("segdeploy.proof.stages")
+    """The certificate of what a runtime opens, along the chain of its graph, under the limits that are the file's own.
+
+    What departs is looked for under the limits that the options name.
+    """
     source, file = workspace.checkpoint_of(graph), opened.file
+    _require_same_network(source, graph)
+    reference = reference_of(source, graph.spec)
     if file.kind == "checkpoint":
         file = dataclasses.replace(source, spec=graph.spec)
     with contextlib.ExitStack() as stack:
@@ -84,13 +98,39 @@ def judge(
             engine = stack.enter_context(
                 engines.open_engine(file, runtime=opened.runtime, device=opened.device, options=options.run)
             )
-        runs = proof.limited(_stages(graph, engine, with_graph=file.kind != "checkpoint"), options.limits())
-        reference = reference_of(source, graph.spec)
-        found: Certificate = proof.certify(graph, reference, runs, pictures, progress=progress)
+        runs = _stages(graph, _engine_stage(file, engine, options), with_graph=file.kind != "checkpoint")
+        samples = FileSamples(pictures, graph.spec)
+        found = stages.certify(graph, reference, runs, samples, progress=progress)
+        found = dataclasses.replace(found, inconclusive_allowed=options.allow_inconclusive)
         if options.bisect:
-            departure = _Bisection(graph, file, found, reference).departure(runs, pictures, progress)
+            asked = as_asked(found, options)
+            departure = departures.Departures(graph, file, asked, reference).departure(runs, pictures, progress)
             found = dataclasses.replace(found, departure=departure)
     return found
+
+
+def _require_same_network(source: Artifact, graph: Artifact) -> None:
+    """What a graph says of its network is what its checkpoint says, but for the size and the output."""
+    spec = graph.spec
+    if dataclasses.replace(source.spec, height=spec.height, width=spec.width, output=spec.output) != spec:
+        raise InvalidFileError(
+            f"{graph.path} says otherwise than {source.path} what its network is (classes, colours, normalisation).",
+            f"Export it again: segdeploy export --model {graph.spec.model}",
+        )
+
+
+def _engine_stage(file: Artifact, engine: Engine | None, options: ProofOptions) -> StageRun:
+    reason = None if engine else f"no runtime on this machine computes the {file.form or file.precision} form"
+    batches = options.batches or batches_of(file)
+    return stages.engine_stage(engine, reason=reason, batches=() if file.has_random_weights else batches)
+
+
+def batches_of(file: Artifact) -> tuple[int, ...]:
+    """How many images at once a file is made for: of a plan its optimum, its largest, and one that a graph pads."""
+    if file.plan is None:
+        return stages.GRAPH_BATCHES
+    most = file.plan.options.max_batch
+    return tuple(sorted({file.plan.options.opt_batch, most, max(1, most - 1)} - {1}))
 
 
 def reference_of(source: Artifact, spec: Spec) -> "TorchReference":
@@ -101,134 +141,126 @@ def reference_of(source: Artifact, spec: Spec) -> "TorchReference":
 @functools.lru_cache(maxsize=1)
 def _kept_reference(path: Path, _sha256: str, spec: str) -> "TorchReference":
     """Several engines of one network are compared with the same masks: PyTorch draws them once."""
-    reference = _torch_needed("segdeploy.proof.reference")
+    reference = with_torch.torch_reference()
     network, _ = checkpoint.load(path)
     kept: TorchReference = reference.TorchReference(network, Spec.from_json(spec))
     return kept
 
 
-def quantization() -> ModuleType:
-    """The search for graphs of low precision. Raise MissingRuntimeError where PyTorch is not installed."""
-    return _torch_needed("segdeploy.quantization.search")
-
-
-def _torch_needed(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise missing_torch() from error
-
-
-def _stages(graph: Artifact, engine: Engine | None, *, with_graph: bool) -> "list[StageRun]":
-    from segdeploy.engines import ort
-    from segdeploy.proof.stages import StageRun
-
+def _stages(graph: Artifact, engine: StageRun, *, with_graph: bool) -> list[StageRun]:
     if graph.precision is not Precision.FP32:
-        runs: list[StageRun] = quantization().stages(graph, workspace.fp32_graph_of(graph), engine)
+        runs: list[StageRun] = with_torch.quantization().stages(graph, workspace.fp32_graph_of(graph), engine)
         return runs
-    as_written = [StageRun("graph", ort.open(graph, device="cpu", optimised=False))] if with_graph else []
-    return [*as_written, StageRun("engine", engine)]
+    return [*([_graph_stage(graph)] if with_graph else []), engine]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Bisection:
-    """What the first failing stage does otherwise than PyTorch, or the last one that ran, on its worst image."""
+def _graph_stage(graph: Artifact) -> StageRun:
+    import onnx
 
-    graph: Artifact
-    file: Artifact
-    found: Certificate
-    reference: "TorchReference"
-
-    def departure(self, runs: "Sequence[StageRun]", pictures: Sequence[Picture], progress: Progress) -> Departure:
-        from segdeploy.proof import bisection
-
-        name = self.found.first_failing_stage or self.found.proven_to
-        stage = next(run for run in runs if run.name == name)
-        picture = self._worst(pictures, stage.name)
-        image = images.prepared(images.read(picture.image), self.graph.spec)
-        with progress(f"Looking into {self.file.path.stem}", 1) as done:
-            rounding, model, run = self._looked_into(stage)
-            look = bisection.look(self.reference.network, self.graph.spec, model, image, run=run)
-            done()
-        drawn = None if stage.engine is None else stage.engine.classify(image[None])[0]
-        expected, _ = self.reference.class_map(image)
-        otherwise = bisection.none_found(look, drawn, expected, passed=self.found.passed)
-        name, photo = stage.name, picture.image.name
-        departure = bisection.departure(look, stage=name, rounding=rounding, image=photo, otherwise=otherwise)
-        if self.file.kind == "plan" and stage.name == "engine":
-            about = "A plan cannot be looked into without building another: this is of the graph it was built from."
-            departure = dataclasses.replace(departure, text=f"{departure.text} {about}")
-        return departure
-
-    def _worst(self, pictures: Sequence[Picture], stage: str) -> Picture:
-        worst = next(each.worst_images for each in self.found.stages if each.name == stage)
-        return next((each for each in pictures if worst and each.image.name == worst[0].image), pictures[0])
-
-    def _looked_into(self, stage: "StageRun") -> "tuple[Tolerance, onnx.ModelProto, Run]":
-        """What a stage runs, as a graph, what rounding explains there, and what gives all outputs of a copy.
-
-        The copy runs in the arithmetic of that stage.
-        """
-        import onnx
-
-        from segdeploy.engines import ort
-        from segdeploy.proof import bisection
-
-        search = quantization()
-        graph = workspace.fp32_graph_of(self.graph) if stage.name == search.FP32_STAGE else self.graph
-        wide = graph.precision is Precision.FP32
-        rounding = bisection.FLOAT32 if wide else precision.module(graph.precision).TOLERANCE
-        model = onnx.load(graph.path)
-        if stage.name == "engine" and stage.engine is not None and self.file.kind == "graph":
-            tensors = engines.of_graphs(stage.engine.runtime).tensors
-            return rounding, model, functools.partial(tensors, device=stage.engine.device)
-        model, optimised = search.arithmetic(graph, model, as_written=True)
-        return rounding, model, functools.partial(ort.tensors, device="cpu", optimised=optimised)
+    search = with_torch.quantization()
+    limits = FLOAT32 if graph.precision is Precision.FP32 else search.budget_of(graph).limits()
+    stage: StageRun = search.graph_stage("graph", graph, onnx.load(graph.path), limits)
+    return stage
 
 
-def keep(file: Artifact, found: Certificate) -> Artifact:
-    """The same file with its certificate in the manifest; a plan is signed again.
+# A proof with a kit
 
-    Without the key that signed the plan, the certificate is written beside the manifest.
+
+def by_kit(
+    file: Artifact, found_kit: Kit, engine: Engine | None, *, options: ProofOptions = DEFAULT, progress: Progress
+) -> Certificate:
+    """The certificate of an engine, or of a graph in its own arithmetic, by the masks of a proof kit."""
+    run = _graph_stage(file) if engine is None else _engine_stage(file, engine, options)
+    run = dataclasses.replace(run, limits=found_kit.header.limits)
+    found = stages.certify(file, found_kit.reference(), [run], found_kit, progress=progress)
+    return dataclasses.replace(
+        found,
+        selected_among=found_kit.header.selected_among,
+        inconclusive_allowed=options.allow_inconclusive or found_kit.header.inconclusive_allowed,
+    )
+
+
+def write_kit(graph: Artifact, pictures: Sequence[Picture]) -> None:
+    """Write the proof kit of a graph beside it, signed, from the images it was proven on."""
+    proof = graph.certificate
+    if proof is None or not proof.gated:
+        return
+    header = kit.Header(
+        spec=typed_json.to_builtins(graph.spec),
+        weights_sha256=None if graph.origin.weights is None else graph.origin.weights.sha256,
+        precision=graph.precision,
+        limits=proof.limits,
+        names=(),
+        has_truth=(),
+        selected_among=proof.selected_among,
+        inconclusive_allowed=proof.inconclusive_allowed,
+    )
+    reference = reference_of(workspace.checkpoint_of(graph), graph.spec)
+    content = kit.to_bytes(header, reference, FileSamples(pictures, graph.spec))
+    signature.publish_file(kit.path_of(graph.path), content)
+
+
+# What is kept, and what is refused
+
+
+def keep(file: Artifact, found: Certificate, asked: Certificate | None = None) -> Artifact:
+    """The same file with its certificate, in the manifest that is then signed again.
+
+    `asked`: the verdict under limits that a caller gave; it is kept beside, and lifts no refusal. A refusal on more
+    images stays. What somebody else signed is not signed here: the proof is kept among those made on this machine.
     """
-    file = dataclasses.replace(file, certificate=found)
-    if file.kind != "plan":
-        artifact.write_manifest(file)
-    elif signature.is_signed(file.path):
-        signature.publish(file)
+    if _refused_on_more(file.certificate, found):
+        log.warning("%s failed on more images than these: that verdict stays.", file.path)
+        return file
+    kept = dataclasses.replace(file, certificate=found, certificate_as_asked=asked)
+    if file.kind == "plan" and signature.is_signed(file.path):
+        signature.publish(kept)
+    elif file.kind == "graph" and (_is_all_checked(found, file) or claims.admitted(file)):
+        signature.publish_graph(kept)
     else:
-        beside = file.path.with_name(f"{file.path.name}.parity.json")
-        artifact.write_atomically(beside, typed_json.to_text(found))
-        log.warning("The manifest is not signed with a key of this user: the proof stands in %s.", beside)
-    return file
+        stage = found.engine
+        opened = EngineFile(file, engines.REFERENCE if stage is None else str(stage.runtime), file.precision, "cpu")
+        claims.keep_here(opened, "cpu" if stage is None else str(stage.device), found)
+        log.warning(
+            "The manifest of %s is not signed with a key of this user: the proof is kept here alone.", file.path
+        )
+    return kept
 
 
-def require_not_refuted(file: Artifact) -> None:
-    """A graph that failed its proof can be looked into and timed, but draws no masks for anybody."""
-    if file.certificate is not None:
-        require_passed(file.certificate, file)
+def _refused_on_more(before: Certificate | None, found: Certificate) -> bool:
+    return before is not None and before.refutes and found.passed and before.images > found.images
+
+
+def _is_all_checked(found: Certificate, graph: Artifact) -> bool:
+    """Whether a proof has checked all that the manifest of a graph claims: its checkpoint, its Spec, its masks."""
+    return graph.precision is Precision.FP32 and found.reference == "PyTorch"
+
+
+def require_not_refuted(file: Artifact, runtime: str | None = None, device: str = "cpu") -> None:
+    """A graph that failed its proof can be looked into and timed, but draws no masks for anybody.
+
+    An engine that failed in another runtime, or on another processor, says nothing of this one: `runtime` on `device`.
+    """
+    for found in claims.counting(file):
+        of_engine = found.failing is not None and found.failing.name.startswith(ENGINE)
+        if found.refutes and not (of_engine and runtime is not None and not claims.is_of(found, runtime, device)):
+            require_passed(found, file)
 
 
 def require_passed(found: Certificate, graph: Artifact) -> None:
-    """Raise GateFailedError, with the stage and the reason, where a certificate says that the masks are others."""
-    if not found.refutes:
+    """Raise GateFailedError, with the stage and the reason, where a certificate does not say that the masks are right.
+
+    What random weights draw is not judged.
+    """
+    if not found.gated or found.proves:
         return
+    if found.passed:
+        raise GateFailedError(
+            f"{graph.path}: the proof is inconclusive, for it could not have failed: {found.inconclusive}.",
+            "Prove it on images that show more classes, with labels: --data DIR. Or go on: --allow-inconclusive",
+        )
     reason = "" if found.failing is None else found.failing.reason
     raise GateFailedError(
         f"{graph.path} does not draw PyTorch's masks from the stage {found.first_failing_stage!r} on: {reason}.",
         f"Give another --size, or see where: segdeploy parity --model {graph.path} --engine {graph.precision} --bisect",
     )
-
-
-def obstacle_to_proving(plan: Artifact, graph: Artifact) -> str | None:
-    """What keeps this machine from proving a plan that it can build."""
-    target = signature.facts_of(plan).target
-    if target.gpu is None:
-        return f"there is no GPU of compute capability {target.compute_capability} here"
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed here"
-    try:
-        workspace.checkpoint_of(graph)
-    except SegdeployError as error:
-        return error.what
-    return None

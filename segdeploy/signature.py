@@ -1,6 +1,7 @@
-"""A plan is native code: its manifest is signed, and no byte of it reaches a runtime before all of it is checked.
+"""Signed files: what a manifest claims counts where this user's key signed it, or where `trust` admitted it.
 
-The signature is an HMAC-SHA256 over the manifest's raw bytes; the manifest holds the sha256 of the plan.
+The signature is an HMAC-SHA256 over the raw bytes of a manifest, which holds the sha256 of its graph or plan, or of a
+proof kit. A plan is native code besides: no byte of it reaches a runtime before all of it is checked.
 """
 
 import contextlib
@@ -9,22 +10,27 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from segdeploy import artifact
 from segdeploy.artifact import MANIFEST_BYTES, Artifact
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.target import PlanFacts
 
 KEY_BYTES, MOST_KEY_BYTES = 32, 2**16
 KEY_VARIABLE = "SEGDEPLOY_KEY_FILE"
 SIGNATURE_BYTES = 32
+ROOT, OTHERS = 0, 0o077
 LOCK_S, POLL_S = 60, 0.02
+
+log = logging.getLogger("segdeploy")
 
 
 def signature_path(path: Path) -> Path:
@@ -39,6 +45,11 @@ def key_path() -> Path:
 
 def trusted_path() -> Path:
     return _configuration() / "trusted"
+
+
+def proofs_folder() -> Path:
+    """Where proofs that were made here are kept, of files that others signed: beside the list of what is trusted."""
+    return _configuration() / "proofs"
 
 
 def _configuration() -> Path:
@@ -56,12 +67,24 @@ def key() -> bytes | None:
                 f"{KEY_VARIABLE} names {path}, which is not there.", "Put the key there, or unset the variable."
             ) from error
         return None
+    _require_private(path)
     if len(found) < KEY_BYTES:
         raise InvalidFileError(
             f"{path} holds {len(found)} bytes; a key has at least {KEY_BYTES}.",
             "Restore it, or remove it: the next build makes another.",
         )
     return found
+
+
+def _require_private(path: Path) -> None:
+    """Who can read a key can sign as its owner, and who can replace it can have anything admitted."""
+    facts = path.stat()
+    if facts.st_uid not in {os.geteuid(), ROOT}:
+        raise InvalidFileError(f"{path} belongs to another user.", "Give a key of your own, with mode 600.")
+    if facts.st_mode & OTHERS:
+        raise InvalidFileError(
+            f"{path} can be used by others: its mode is {stat.S_IMODE(facts.st_mode):03o}.", f"chmod 600 {path}"
+        )
 
 
 def make_key() -> bytes:
@@ -121,11 +144,61 @@ def publish(plan: Artifact, data: bytes | None = None) -> None:
             stack.enter_context(artifact.replacing(path)).write_bytes(content)
 
 
+def publish_graph(graph: Artifact) -> None:
+    """Write the manifest of a graph, and its signature; without a key and a place for one, the manifest alone.
+
+    Raise InvalidFileError where the graph is no longer the file that the manifest is about.
+    """
+    if artifact.sha256(graph.path) != graph.sha256:
+        raise InvalidFileError(f"{graph.path} was changed meanwhile.", "Run the command again.")
+    content = artifact.manifest(graph)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(graph.path.parent, fcntl.LOCK_EX))
+        _sign(graph.path, content, stack)
+        stack.enter_context(artifact.replacing(artifact.manifest_path(graph.path))).write_bytes(content)
+
+
+def publish_file(path: Path, content: bytes) -> None:
+    """Write a file and its signature; without a key and a place for one, the file alone."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(path.parent, fcntl.LOCK_EX))
+        _sign(path, content, stack)
+        stack.enter_context(artifact.replacing(path)).write_bytes(content)
+
+
+def _sign(path: Path, content: bytes, stack: contextlib.ExitStack) -> None:
+    """Write the signature of `content` beside `path` when the stack unwinds; none, and why, where there is no key."""
+    try:
+        signed = hmac.digest(make_key(), content, "sha256")
+    except SegdeployError as error:
+        log.warning("%s is not signed: %s", path, error.what)
+        signature_path(path).unlink(missing_ok=True)
+    else:
+        stack.enter_context(artifact.replacing(signature_path(path))).write_bytes(signed)
+
+
+def is_admitted(path: Path, content: bytes) -> bool:
+    """Whether this user's key signed `content`, the signature beside `path`, or `trust` admitted it by its sha256."""
+    if hashlib.sha256(content).hexdigest() in trusted():
+        return True
+    found = key()
+    return found is not None and signature_path(path).is_file() and _is_signed(path, content, found)
+
+
+def graph_is_admitted(graph: Artifact) -> bool:
+    """Whether what the manifest of a graph claims counts here, and is what `graph` says."""
+    content = _regular(artifact.manifest_path(graph.path), MANIFEST_BYTES)
+    return is_admitted(graph.path, content) and artifact.described(graph.path, content) == graph
+
+
 def _require_same(plan: Artifact, found: bytes) -> None:
     """What stands there is this plan, signed here, but for its proof: nothing else is to be signed again."""
     manifest = _regular(artifact.manifest_path(plan.path), MANIFEST_BYTES)
     before = artifact.described(plan.path, manifest)
-    is_same = dataclasses.replace(before, certificate=plan.certificate) == plan
+    is_same = (
+        dataclasses.replace(before, certificate=plan.certificate, certificate_as_asked=plan.certificate_as_asked)
+        == plan
+    )
     if not is_same or artifact.sha256(plan.path) != plan.sha256 or not _is_signed(plan.path, manifest, found):
         raise InvalidFileError(f"{plan.path} was built again meanwhile, or changed.", "Run the command again.")
 

@@ -41,10 +41,11 @@ def weights_for(model: str, given: Path | None = None) -> Weights:
     """The checkpoint that was given, else what training left here, else what comes with the package."""
     models.require(model)
     trained, packaged = CHECKPOINTS / f"{model}.safetensors", PACKAGED / f"{model}.safetensors"
-    if given is not None:
-        return Weights("file", of_model(checkpoint.read(given), model))
-    if trained.is_file():
-        return Weights("file", of_model(checkpoint.read(trained), model))
+    own = given if given is not None else trained if trained.is_file() else None
+    if own is not None:
+        found = of_model(checkpoint.read(own), model)
+        is_packaged = packaged.is_file() and artifact.sha256(packaged) == found.sha256
+        return Weights("packaged", checkpoint.read(packaged)) if is_packaged else Weights("file", found)
     if packaged.is_file():
         return Weights("packaged", checkpoint.read(packaged))
     raise InvalidRequestError(
@@ -85,12 +86,19 @@ def current_graph(model: str | None, precision: Precision, form: str | None) -> 
 
 
 def is_stale(graph: Artifact) -> bool:
-    """Older than the checkpoint that training left, or made from another float32 graph than the one at hand."""
-    if graph.precision is Precision.FP32:
-        trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
-        return trained.is_file() and checkpoint.read(trained).made_at > graph.made_at
-    fp32 = current_graph(graph.spec.model, Precision.FP32, None)
-    return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
+    """Whether a graph was made from another file than the one that is here now; what is not here cannot tell."""
+    if graph.precision is not Precision.FP32:
+        fp32 = current_graph(graph.spec.model, Precision.FP32, None)
+        return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
+    weights = graph.origin.weights
+    if weights is None or weights.path is None:
+        return False
+    trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
+    source = (PACKAGED if weights.kind == "packaged" else graph.path.parent) / weights.path
+    is_default = weights.kind == "packaged" or source.resolve() == trained.resolve()
+    if is_default and trained.is_file():
+        source = trained
+    return source.is_file() and artifact.sha256(source) != weights.sha256
 
 
 def _of_precision(graph: Artifact, precision: Precision) -> Artifact:
@@ -141,6 +149,21 @@ def fp32_graph_of(graph: Artifact) -> Artifact:
     return fp32
 
 
+def files_to_prove() -> list[tuple[Path, str]]:
+    """Every graph in `export/` and every plan in `engines/`, each with the engine that is the first to open it."""
+    found = []
+    for path in sorted((*EXPORTS.glob("*.onnx"), *ENGINES.glob("*.plan"))):
+        if not artifact.manifest_path(path).is_file():
+            continue
+        if path.suffix == ".plan":
+            plan = signature.read_manifest(path)
+            found.append((path, f"{runtime_of(plan)}:{plan.precision}"))
+        else:
+            graph = artifact.read_manifest(path)
+            found.append((path, f"{engines.REFERENCE}:{graph.precision}"))
+    return found
+
+
 # Plans
 
 
@@ -154,6 +177,12 @@ def graph_of_plan(plan: Artifact) -> Artifact:
     if graph.sha256 != source.sha256:
         raise InvalidFileError(f"{graph.path} is no longer the graph that {plan.path} was built from.", again)
     return graph
+
+
+def graph_behind_plan(file: Artifact) -> Path | None:
+    """Where the graph lies that a plan was built from, whether it is still there or not; None for another file."""
+    source = file.origin.graph
+    return file.path.parent / source.path if file.kind == "plan" and source is not None else None
 
 
 def plan_for(name: str, runtime: str, precision: Precision) -> Artifact | None:
@@ -214,5 +243,34 @@ def pictures_of(data: Path | None) -> list[Picture]:
 
 
 def proof_images_of(graph: Artifact) -> list[Picture]:
-    """The packaged images that a file is proven on where no others are given."""
-    return pictures_of(None)[: RANDOM_PROOF_IMAGES if graph.has_random_weights else PROOF_IMAGES]
+    """What a file is proven on where nothing else is given: the packaged images for packaged weights.
+
+    Own weights have the images that training validated on, where they still are the same files. Raise
+    InvalidRequestError where there are none.
+    """
+    weights = graph.origin.weights
+    if weights is None or weights.kind != "file" or graph.has_random_weights:
+        return pictures_of(None)[: RANDOM_PROOF_IMAGES if graph.has_random_weights else PROOF_IMAGES]
+    found = validated_on(checkpoint_of(graph))
+    if not found:
+        raise InvalidRequestError(
+            f"there are no images to prove {graph.path} on: own weights need images of their own.",
+            "Give some like those the network will see, best with masks/: --data DIR",
+        )
+    return found
+
+
+def validated_on(source: Artifact) -> list[Picture]:
+    """The images that training validated a checkpoint on, those that still are the same files."""
+    if source.origin.training is None:
+        return []
+    found = []
+    for each in source.origin.training.validation:
+        image, mask = source.path.parent / each.image, source.path.parent / each.mask
+        if _is_file(image, each.image_sha256) and _is_file(mask, each.mask_sha256):
+            found.append(Picture(image, mask))
+    return found
+
+
+def _is_file(path: Path, sha256: str) -> bool:
+    return path.is_file() and artifact.sha256(path) == sha256

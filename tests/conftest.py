@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segdeploy
-from segdeploy import engines, models
+from segdeploy import artifact, engines, models
 from segdeploy import workspace as places
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.making import ExportOptions
-from segdeploy.origin import Origin
+from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.proof import executed
 from segdeploy.spec import Precision, Spec
 
@@ -123,10 +123,8 @@ def photographs(folder: Path, *names: str, height: int = 60, width: int = 80) ->
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with checkpoints/unet.safetensors and export/unet.fp32.onnx."""
+    """A folder with checkpoints/unet.safetensors, what it was validated on, and export/unet.fp32.onnx, proven."""
     import torch
-
-    from segdeploy.graphs.to_onnx import to_onnx
 
     folder = tmp_path_factory.mktemp("small")
     with torch.random.fork_rng():
@@ -137,11 +135,43 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ground, thing = logits(torch.from_numpy(photograph(64, 64)[None]))[0]
         network.classifier.bias[1] -= (thing - ground).median()  # untrained networks see one class everywhere
     path = folder / places.CHECKPOINTS / "unet.safetensors"
-    checkpoint.save(path, network.state_dict(), SPEC, origin=Origin(command="test", version="0"))
-    exports = folder / places.EXPORTS
-    weights = places.Weights("file", checkpoint.read(path)).origin_in(exports)
-    to_onnx(network, SPEC, exports / "unet.fp32.onnx", weights=weights)
+    checkpoint.save(path, network.state_dict(), SPEC, origin=trained_origin(folder / "validation", path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        segdeploy.export("unet")
     return folder
+
+
+def trained_origin(data: Path, trained: Path) -> Origin:
+    """The origin of a checkpoint that training left at `trained`, validated on four pictures that are written here."""
+    pictures = labelled_pictures(data, 4)
+    validation = tuple(
+        ValidationPicture(
+            image=os.path.relpath(image, trained.parent),
+            image_sha256=artifact.sha256(image),
+            mask=os.path.relpath(mask, trained.parent),
+            mask_sha256=artifact.sha256(mask),
+        )
+        for image, mask in pictures
+    )
+    return Origin(
+        command="train",
+        version="0",
+        training=TrainingOrigin(epoch=1, val_miou=0.5, plan={}, validation=validation),
+    )
+
+
+def labelled_pictures(folder: Path, count: int) -> list[tuple[Path, Path]]:
+    """Photographs in images/ and their masks in masks/: the bright half is class 1."""
+    photographs(folder, *(f"images/{index}.png" for index in range(count)))
+    (folder / "masks").mkdir(exist_ok=True)
+    pairs = []
+    for image in sorted((folder / "images").iterdir()):
+        bright = np.asarray(Image.open(image).convert("L")) > 127
+        mask = folder / "masks" / image.name
+        Image.fromarray(bright.astype(np.uint8)).save(mask)
+        pairs.append((image, mask))
+    return pairs
 
 
 @pytest.fixture
@@ -208,11 +238,8 @@ def engine(workspace: Path) -> Iterator[Engine]:
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
     """A labelled folder of six images, three of them for validation; the bright half is class 1."""
-    folder = photographs(tmp_path / "data", *(f"images/{index}.png" for index in range(6)))
-    (folder / "masks").mkdir()
-    for image in (folder / "images").iterdir():
-        bright = np.asarray(Image.open(image).convert("L")) > 127
-        Image.fromarray(bright.astype(np.uint8)).save(folder / "masks" / image.name)
+    folder = tmp_path / "data"
+    labelled_pictures(folder, 6)
     (folder / "val.txt").write_text("0.png\n2.png\n4.png\n")
     return folder
 

@@ -62,7 +62,9 @@ def _origin(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, str]:
         document = earlier_files.origin(made_by) if isinstance(made_by, dict) else made_by
         made_at = made_by.get("made_at", "") if isinstance(made_by, dict) else ""
     else:
-        document = typed_json.parse(metadata.get("origin", "null"), where=where, remedy=AGAIN)
+        document = earlier_files.with_validation(
+            typed_json.parse(metadata.get("origin", "null"), where=where, remedy=AGAIN)
+        )
         made_at = metadata.get("made_at", "")
     return typed_json.convert(document, Origin, where=where, remedy=AGAIN), str(made_at)
 

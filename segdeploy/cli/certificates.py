@@ -19,6 +19,8 @@ def verdict_line(certificate: "Certificate | None") -> str:
     if certificate is None:
         return ""
     verdict = "proven" if certificate.passed else f"NOT the same from {certificate.first_failing_stage} on"
+    if certificate.passed and certificate.inconclusive is not None:
+        verdict = "inconclusive, allowed" if certificate.inconclusive_allowed else "INCONCLUSIVE"
     if not certificate.gated:
         verdict = "measured, not judged (random weights)"
     images = "1 image" if certificate.images == 1 else f"{certificate.images} images"
@@ -63,6 +65,10 @@ def details(certificate: "Certificate") -> Iterator[str]:
             yield f"{stage.name}, classes: {_most_changed_classes(stage)}"
             yield f"{stage.name}, worst images: {_worst_images(stage)}"
     yield f"limits: {_limits(certificate.limits)}"
+    if certificate.inconclusive is not None:
+        yield f"could not have failed: {certificate.inconclusive}"
+    if certificate.selected_among > 1:
+        yield f"selected among {certificate.selected_among} candidates on these same images"
     if (found := certificate.departure) is not None:
         yield f"{found.stage}, bisected on {_short_name(found.image)}: {found.text}"
 

@@ -161,5 +161,8 @@ quantizing = together(
         help="An old TensorRT calibration cache in place of images.",
     ),
 )
+allow_inconclusive = click.option(
+    "--allow-inconclusive", is_flag=True, help="Go on where the proof could not have failed: PyTorch draws one class."
+)
 agreement = functools.partial(click.option, "--min-agreement", type=click.FloatRange(0, 1), metavar="SHARE")
 max_drop = functools.partial(click.option, "--max-drop", type=click.FloatRange(0), metavar="POINTS")

@@ -9,6 +9,7 @@ from segdeploy.engines._base import (
     BUILD,
     ENOUGH,
     RUN,
+    Arithmetic,
     ClassMaps,
     CompilingModule,
     Engine,
@@ -18,6 +19,7 @@ from segdeploy.engines._base import (
     ProfilingModule,
     RunOptions,
     Ticket,
+    arithmetic,
     installed,
     missing,
     on_cpu,
@@ -37,6 +39,7 @@ __all__ = [
     "ENOUGH",
     "REFERENCE",
     "RUN",
+    "Arithmetic",
     "BuildOptions",
     "ClassMaps",
     "CompilingModule",
@@ -52,6 +55,7 @@ __all__ = [
     "RunOptions",
     "Ticket",
     "compiling",
+    "computes_with",
     "gpu_here",
     "installed",
     "missing",
@@ -99,6 +103,11 @@ def parse(text: str) -> EngineName:
     return EngineName(runtime or None, Precision(precision))
 
 
+def computes_with(runtime: str, device: str) -> Arithmetic:
+    """What an engine of a runtime computes with on a device of this machine."""
+    return arithmetic(modules()[runtime], device)
+
+
 def gpu_here() -> Gpu:
     """The first GPU that CUDA sees. Raise MissingRuntimeError where there is none, or no package that reaches it."""
     from segdeploy.engines import _cuda
@@ -111,7 +120,7 @@ def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", optio
     module = modules()[runtime]
     if artifact.form not in {None, module.FORM}:
         raise InvalidFileError(
-            f"{artifact.path} is in the {artifact.form} form; {runtime} is exact in {module.FORM or 'none'}.",
+            f"{artifact.path} is in the {artifact.form} form; {runtime} takes {module.FORM or 'none'}.",
             f"Make the other form: segdeploy export --model {artifact.spec.model} --precision int8",
         )
     if artifact.kind != module.OPENS:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
+from segdeploy.arithmetic import instruction_set
 from segdeploy.artifact import Artifact, Kind
 from segdeploy.engines._layers import NodeTime
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
@@ -57,12 +58,14 @@ class Engine(abc.ABC):
     """A network that is loaded and ready; a context manager.
 
     `delivered` is the type the convolutions are really computed in, None where nobody can tell; `concurrent` is the
-    module's `CONCURRENT`; `in_flight` is how many batches keep it busy.
+    module's `CONCURRENT`; `in_flight` is how many batches keep it busy. `finite`: whether all logits of the last call
+    were, as far as this engine looks at them.
     """
 
     runtime: ClassVar[str]
     concurrent: ClassVar[bool] = False
     in_flight: int = 1
+    finite: bool = True
 
     def __init__(self, spec: Spec, *, device: str, delivered: Precision | None) -> None:
         self.spec = spec
@@ -161,7 +164,7 @@ class EngineModule(Protocol):
     PACKAGES: tuple[str, ...]  # distributions that bring the runtime; more than one installed is a clash
     DEVICES: tuple[str, ...]
     CONCURRENT: bool  # one engine serves several threads at once, and gains from it
-    FORM: str | None  # how an int8 graph must be spelled for this runtime to compute it exactly
+    FORM: str | None  # how an int8 graph is spelled for this runtime
 
     def open(self, artifact: Artifact, *, device: str, options: RunOptions = RUN) -> Engine: ...
     def import_runtime(self) -> ModuleType: ...
@@ -197,6 +200,25 @@ def installed(packages: tuple[str, ...]) -> list[str]:
     distributions = (found for found in importlib.metadata.distributions() if found.name)
     found = {distribution.name.lower().replace("_", "-") for distribution in distributions}
     return [package for package in packages if package in found]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What an engine computes with: the version of its runtime, and the processor's instruction set or the GPU."""
+
+    runtime_version: str
+    hardware: str
+
+
+def arithmetic(module: EngineModule, device: str) -> Arithmetic:
+    """What an engine of that runtime computes with here."""
+    found = installed(module.PACKAGES)
+    version = importlib.metadata.version(found[0]) if found else "unknown"
+    if device == "cpu":
+        return Arithmetic(version, instruction_set())
+    from segdeploy.engines import _cuda
+
+    return Arithmetic(version, _cuda.gpu_here().name)
 
 
 def on_cpu(asked: Precision) -> Precision:

@@ -77,6 +77,18 @@ class OrtEngine(Engine):
         del self._session
 
 
+class WatchingOrtEngine(OrtEngine):
+    """Looks at every output of floating point, for proofs: `finite` says whether all were, in the last call."""
+
+    concurrent: ClassVar[bool] = False
+
+    def _run(self, batch: Images) -> "NDArray[Any]":
+        outputs: list[NDArray[Any]] = self._session.run(None, {"images": batch})
+        floats = (output for output in outputs if output.dtype.kind == "f")
+        self.finite = all(bool(np.isfinite(output).all()) for output in floats)
+        return outputs[0]
+
+
 class BoundOrtEngine(OrtEngine):
     """Input and output bound to memory on the device, taken once for each batch size: a GPU copies, and no more.
 
@@ -119,10 +131,12 @@ def open(  # noqa: A001 - the name every engine module has
     options: RunOptions = RUN,
     optimised: bool = True,
     graph: bytes | None = None,
+    watching: bool = False,
 ) -> OrtEngine:
     """`optimised=False` runs the graph node by node as it is written: the executor that parity judges graphs in.
 
-    `graph` runs in the place of the artifact's file: the same network, its arithmetic spelled out.
+    `graph` runs in the place of the artifact's file: the same network, its arithmetic spelled out. `watching`: on the
+    CPU, look whether what it gives is finite.
     """
     ort = import_runtime()
     if device not in DEVICES:
@@ -156,7 +170,7 @@ def open(  # noqa: A001 - the name every engine module has
             f"Export it again: segdeploy export --model {artifact.spec.model}",
         )
     delivered = on_cpu(artifact.precision) if device == "cpu" else artifact.precision
-    engine = OrtEngine if device == "cpu" else BoundOrtEngine
+    engine = BoundOrtEngine if device == "cuda" else WatchingOrtEngine if watching else OrtEngine
     return engine(session, artifact.spec, device=device, delivered=delivered)
 
 

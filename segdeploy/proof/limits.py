@@ -32,6 +32,8 @@ class GivenLimits:
 
 def broken(limits: Limits, found: Stage) -> str | None:
     """Why a stage fails, or None."""
+    if found.not_finite is not None:
+        return f"the logits are not finite: {found.not_finite}"
     reason = _broken_in_float32(limits, found) if limits.are_of_float32 else _broken_in_low_precision(limits, found)
     return reason or _lost(limits, found)
 

@@ -29,23 +29,27 @@ class Parts:
     skipped: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
 
-def parts_of(*, packaged: Sequence[Path] | None, calibrate: Path | None, data: Path | None) -> Parts:
-    """Divide images by their bytes alone: sorted by sha256, even ones decide and odd ones prove.
+def parts_of(*, at_hand: Sequence[Picture], calibrate: Path | None, data: Path | None) -> Parts:
+    """Divide images: a labelled folder's validation images prove and its training images decide.
 
-    A labelled folder's `val.txt` proves where it has one. `packaged`: the images that come with packaged weights, which
-    calibrate where no folder was given for it; where there are none either, what decides calibrates.
+    Other images are divided by their bytes alone: sorted by sha256, even ones decide and odd ones prove. `at_hand`:
+    those that come with the weights, which calibrate where no folder was given for it; where there are none either,
+    what decides calibrates.
     """
-    given = packaged if calibrate is None else images_in(calibrate)
+    given = (
+        None if calibrate is None and not at_hand else _files(at_hand) if calibrate is None else images_in(calibrate)
+    )
     skipped: Mapping[Path, str] = {}
     if data is not None:
         rank, prove = _divided_folder(data)
     elif given is not None:
         readable, skipped = _readable(_distinct(given)[: 2 * max(MOST_CALIBRATING, MOST_RANKING)])
-        rank, prove = _divided([Picture(file, None) for file in readable])
+        masks = {} if calibrate is not None else {picture.image: picture.mask for picture in at_hand}
+        rank, prove = _divided([Picture(file, masks.get(file)) for file in readable])
         given = None
     else:
         raise InvalidRequestError(
-            "there are no images to calibrate, decide and prove on: only packaged weights bring their own.",
+            "there are no images to calibrate, decide and prove on: own weights need images of their own.",
             "Give some like those the network will see: segdeploy export --calibrate DIR, or --data DIR with labels.",
         )
     if not rank or not prove:
@@ -75,15 +79,19 @@ def _divided_folder(data: Path) -> tuple[list[Picture], list[Picture]]:
         return _divided([Picture(image, None) for image in dataset.image_files(data)])
     labelled = layouts.open_folder(data)
     train, val = list(labelled.train), list(labelled.val)
-    if labelled.has_val_list and train:
-        proving = {artifact.sha256(picture.image) for picture in val}
-        return [picture for sha256, picture in _by_sha256(train) if sha256 not in proving], val
-    return _divided([*train, *val])
+    if not train:
+        return _divided(val)
+    proving = {artifact.sha256(picture.image) for picture in val}
+    return [picture for sha256, picture in _by_sha256(train) if sha256 not in proving], val
 
 
 def _divided(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
     ordered = [picture for _, picture in _by_sha256(pictures)]
     return ordered[::2], ordered[1::2]
+
+
+def _files(pictures: Sequence[Picture]) -> list[Path]:
+    return [picture.image for picture in pictures]
 
 
 def _by_sha256(pictures: Sequence[Picture]) -> list[tuple[str, Picture]]:

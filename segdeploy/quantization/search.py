@@ -8,29 +8,45 @@ from collections.abc import Sequence
 
 import onnx
 
-from segdeploy import artifact, precision, typed_json
+from segdeploy import artifact, precision, signature, typed_json
 from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
-from segdeploy.certificate import Certificate, Stage
+from segdeploy.certificate import ENGINE, Certificate, Limits, Stage
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import GateFailedError, InvalidFileError
 from segdeploy.low_precision import Budget
 from segdeploy.progress import Progress
+from segdeploy.proof import finite
+from segdeploy.proof.limits import FLOAT32
 from segdeploy.proof.reference import Reference
-from segdeploy.proof.stages import Judge, StageRun, certify
+from segdeploy.proof.samples import FileSamples
+from segdeploy.proof.stages import FP32_STAGE, GRAPH_BATCHES, Judge, StageRun, certify, engine_stage
 from segdeploy.quantization.images_in_parts import Parts
 from segdeploy.quantization.recipes import Recipe
 from segdeploy.quantization.sensitivity import Quality, Record, Search, Sensitivity
 from segdeploy.spec import Precision
 
-FP32_STAGE = "fp32 graph"
+LEAST_LOW_SHARE = 0.5  # of all convolution work
+NAMED = 5  # layers in a message
 
 
-def executor(graph: Artifact, model: onnx.ModelProto, *, as_written: bool = False) -> Engine:
+def executor(graph: Artifact, model: onnx.ModelProto) -> Engine:
     """A graph of low precision in the arithmetic that is the graph's own, whatever this machine computes best."""
-    spelled_out, optimised = arithmetic(graph, model, as_written=as_written)
+    spelled_out, optimised = arithmetic(graph, model, as_written=False)
     return ort.open(graph, device="cpu", optimised=optimised, graph=spelled_out.SerializeToString())
+
+
+def graph_stage(name: str, graph: Artifact, model: onnx.ModelProto, limits: Limits) -> StageRun:
+    """A graph as it is written, in its own arithmetic, its logits watched."""
+    spelled_out, optimised = arithmetic(graph, model, as_written=True)
+    copy = finite.watched(spelled_out).SerializeToString()
+    return StageRun(
+        name,
+        ort.open(graph, device="cpu", optimised=optimised, graph=copy, watching=True),
+        limits,
+        locate=functools.partial(finite.first_layer_not_finite, spelled_out, optimised=optimised),
+    )
 
 
 def arithmetic(graph: Artifact, model: onnx.ModelProto, *, as_written: bool) -> tuple[onnx.ModelProto, bool]:
@@ -46,23 +62,24 @@ def arithmetic(graph: Artifact, model: onnx.ModelProto, *, as_written: bool) -> 
     return spelled_out, spelled_out is not model or (graph.form == ort.FORM and not as_written)
 
 
-def stages(
-    graph: Artifact, fp32: Artifact, engine: Engine | None, model: onnx.ModelProto | None = None
-) -> list[StageRun]:
+def stages(graph: Artifact, fp32: Artifact, engine: StageRun, model: onnx.ModelProto | None = None) -> list[StageRun]:
     """The chain of a graph of low precision: the float32 graph, this one in its own arithmetic, the engine.
 
     `model` is the graph where it is not written yet.
     """
-    model = model or onnx.load(graph.path)
+    limits = budget_of(graph).limits()
+    return [
+        graph_stage(FP32_STAGE, fp32, onnx.load(fp32.path), FLOAT32),
+        graph_stage("graph", graph, model or onnx.load(graph.path), limits),
+        dataclasses.replace(engine, limits=limits),
+    ]
+
+
+def budget_of(graph: Artifact) -> Budget:
+    """What a graph of low precision may lose. Raise InvalidFileError where its manifest does not say."""
     if graph.low_precision is None:
         raise InvalidFileError(f"{graph.path} has no budget in its manifest.", "Export it again.")
-    limits = graph.low_precision.budget.limits()
-    reason = None if engine else f"no runtime on this machine runs the {graph.form or graph.precision} form exactly"
-    return [
-        StageRun(FP32_STAGE, ort.open(fp32, device="cpu", optimised=False)),
-        StageRun("graph", executor(graph, model, as_written=True), limits),
-        StageRun("engine", engine, limits, reason),
-    ]
+    return graph.low_precision.budget
 
 
 def search_for(recipe: Recipe, judge: Judge, rank: Sequence[Picture], budget: Budget) -> Search:
@@ -90,17 +107,27 @@ def _key(recipe: Recipe, rank: Sequence[Picture]) -> str:
 class Quantizer:
     """Everything the graphs of one export share: the images that decide and prove, the reference, the budget."""
 
-    def __init__(self, parts: Parts, budget: Budget, reference: Reference, *, progress: Progress) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        budget: Budget,
+        reference: Reference,
+        *,
+        allow_inconclusive: bool = False,
+        progress: Progress,
+    ) -> None:
         self.parts = parts
         self.budget = budget
         self._reference = reference
+        self._allow_inconclusive = allow_inconclusive
         self._progress = progress
 
     @functools.cached_property
     def judge(self) -> Judge:
         """The reference's masks of the images that decide: drawn once, for every form."""
         with self._progress(f"Reading {self._reference.spec.model}'s masks", len(self.parts.rank)) as done:
-            return Judge(self._reference, self.parts.rank, done=done)
+            samples = FileSamples(self.parts.rank, self._reference.spec)
+            return Judge(self._reference, samples, done=done)
 
     def search(self, recipe: Recipe) -> Search:
         return search_for(recipe, self.judge, self.parts.rank, self.budget)
@@ -114,40 +141,64 @@ class Quantizer:
         in_float = recipe.layers.in_float
         model = recipe.build(in_float)
         graph = recipe.described(in_float, self.budget, model)
-        return write(graph, model, self._prove(graph, model, recipe.fp32))
+        content = model.SerializeToString(deterministic=True)
+        return write(graph, content, self._prove(graph, model, content, recipe.fp32))
 
     def within_budget(self, recipe: Recipe) -> Artifact:
         """The first graph whose proof holds. Raise GateFailedError, and leave what was there, where none does."""
         search = self.search(recipe)
         reason = "no choice of float32 layers keeps to it on the images that decide"
-        for in_float in search.steps(lambda: self.ranking(recipe, search)):
+        steps = search.steps(lambda: self.ranking(recipe, search))
+        for candidate, in_float in enumerate(steps, start=1):
             model = recipe.build(in_float)
             graph = recipe.described(in_float, self.budget, model)
-            found = self._prove(graph, model, recipe.fp32)
-            if found.passed:
+            _require_mostly_low(recipe, graph)
+            content = model.SerializeToString(deterministic=True)
+            found = self._prove(graph, model, content, recipe.fp32)
+            found = dataclasses.replace(found, selected_among=candidate)
+            if found.proves:
                 search.record.accept(in_float)
-                return write(graph, model, found)
-            failed = found.failing or Stage(name="engine")
+                return write(graph, content, found)
+            failed = found.failing or Stage(name=ENGINE, reason=found.inconclusive)
             reason = f"stage {failed.name!r}: {failed.reason}"
-            if failed.name == FP32_STAGE:
+            if found.passed or failed.name == FP32_STAGE:
                 break
         raise GateFailedError(
             f"{recipe.path} cannot be made inside the budget: {reason}.",
             "Spare more (--max-drop, --min-agreement), or calibrate on images like its own (--calibrate DIR).",
         )
 
-    def _prove(self, graph: Artifact, model: onnx.ModelProto, fp32: Artifact) -> Certificate:
+    def _prove(self, graph: Artifact, model: onnx.ModelProto, content: bytes, fp32: Artifact) -> Certificate:
         runs_here = graph.form in {None, ort.FORM}
-        engine = ort.open(graph, device="cpu", graph=model.SerializeToString()) if runs_here else None
-        runs = stages(graph, fp32, engine, model)
-        return certify(graph, self._reference, runs, self.parts.prove, progress=self._progress)
+        engine = ort.open(graph, device="cpu", graph=content) if runs_here else None
+        reason = None if engine else f"no runtime on this machine computes the {graph.form} form"
+        last = engine_stage(engine, reason=reason, batches=() if graph.has_random_weights else GRAPH_BATCHES)
+        samples = FileSamples(self.parts.prove, self._reference.spec)
+        runs = stages(graph, fp32, last, model)
+        found = certify(graph, self._reference, runs, samples, progress=self._progress)
+        return dataclasses.replace(found, inconclusive_allowed=self._allow_inconclusive)
 
 
-def write(graph: Artifact, model: onnx.ModelProto, found: Certificate | None) -> Artifact:
-    """The file and its manifest; between the two, the file has none and counts as unfinished."""
+def _require_mostly_low(recipe: Recipe, graph: Artifact) -> None:
+    """A graph is called after a precision that does at least half of all its convolution work."""
+    low = graph.low_precision
+    if low is None or low.low_share >= LEAST_LOW_SHARE:
+        return
+    by_work = sorted(low.in_float, key=lambda layer: -recipe.layers.work[layer])
+    more = f" and {len(by_work) - NAMED} more" if len(by_work) > NAMED else ""
+    raise GateFailedError(
+        f"only {low.low_share:.1%} of all convolution work of {recipe.path.name} would be in {graph.precision}, "
+        f"less than half: inside the budget these stay in float32: {', '.join(by_work[:NAMED])}{more}.",
+        "Spare more (--max-drop, --min-agreement), calibrate on images like its own (--calibrate DIR), or use fp16. "
+        "What each layer costs: segdeploy sensitivity",
+    )
+
+
+def write(graph: Artifact, content: bytes, found: Certificate | None) -> Artifact:
+    """The file and its signed manifest; between the two, the file has none and counts as unfinished."""
     with artifact.replacing(graph.path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        temporary.write_bytes(content)
         artifact.manifest_path(graph.path).unlink(missing_ok=True)
     written = dataclasses.replace(graph, sha256=artifact.sha256(graph.path), certificate=found)
-    artifact.write_manifest(written)
+    signature.publish_graph(written)
     return written

@@ -47,8 +47,8 @@ class Contender:
         certificate = self.facts.certificate
         if self.facts.random_weights or (certificate and not certificate.gated):
             return "random"
-        if certificate:
-            return "proven" if certificate.passed else "failed"
+        if certificate and (certificate.proves or certificate.refutes):
+            return "proven" if certificate.proves else "failed"
         if self._is_reference:
             return "reference"
         return "unmeasured" if self.facts.miou is None and self.facts.agreement is None else "measured"

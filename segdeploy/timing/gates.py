@@ -12,15 +12,27 @@ NAMED = 5  # layers in a message
 def failures(result: Result, *, require_delivered: bool, require_faster: bool) -> tuple[Failure, ...]:
     """Every gate that was not passed.
 
-    An engine that computes in a wider type than it was asked for fails where the machine has units for that type;
-    with `require_delivered` it fails on every machine. `require_faster`: one that is slower than fp32 fails.
+    An engine that draws other masks fails. One that does under nine tenths of the work that its graph gives to a low
+    precision in it fails where the machine has units for that type; with `require_delivered` on every machine.
+    `require_faster`: one that is slower than fp32 fails.
     """
     slower = slower_than_fp32(result.subjects, result.ratios) if require_faster else ()
     return (
+        *refuted(result.subjects),
         *not_executed_as_asked(result.subjects, always=require_delivered),
         *slower,
         *regressions(result.comparison),
     )
+
+
+def refuted(subjects: Sequence[Subject]) -> Iterator[Failure]:
+    """Engines that draw other masks than PyTorch: their times are of something else."""
+    for subject in subjects:
+        if subject.certificate is not None and subject.certificate.refutes:
+            failing = subject.certificate.failing
+            reason = "" if failing is None else f": {failing.reason}"
+            what = f"{subject.engine} does not draw PyTorch's masks{reason}."
+            yield Failure(what=what, remedy="See where: segdeploy parity --bisect")
 
 
 def not_executed_as_asked(subjects: Sequence[Subject], *, always: bool) -> list[Failure]:
@@ -31,8 +43,9 @@ def not_executed_as_asked(subjects: Sequence[Subject], *, always: bool) -> list[
             continue
         precision, share = Precision(subject.precision), subject.delivered_share or 0.0
         if always or executed.has_units(precision, subject.device or "cpu"):
-            wider = ", ".join(subject.wider[:NAMED])
-            what = f"{subject.engine} does {share:.1%} of its {precision} work in {precision}; wider: {wider}."
+            wider = f"; wider: {', '.join(subject.wider[:NAMED])}" if subject.wider else ""
+            asked = f"of the work that the graph gives to {precision}"
+            what = f"{subject.engine} does {share:.1%} {asked} in {precision}{wider}."
             found[subject.engine] = Failure(what=what, remedy="Choose another runtime, or ask for what it delivers.")
     return list(found.values())
 

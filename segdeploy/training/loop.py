@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
-from segdeploy.origin import Origin, TrainingOrigin
+from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
 from segdeploy.training.data import TrainingData
@@ -32,6 +33,7 @@ from segdeploy.training.options import EpochRecord, TrainOptions
 
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
 POLY_POWER = 0.9
+MOST_REMEMBERED = 64  # validation images that a checkpoint names
 
 
 class TrainingProgress(Protocol):
@@ -66,6 +68,7 @@ class _Run:
         self.last_path = out / f"{spec.model}.last.safetensors"
         self.log_path = out / f"{spec.model}.log.jsonl"
         self.best = -math.inf
+        self.validation = _remembered(data.val, out)
         _require(options.device)
         if not data.train:
             raise InvalidRequestError(
@@ -163,7 +166,9 @@ class _Run:
         with self.log_path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(typed_json.to_builtins(record)) + "\n")
         score = record.val_miou if record.val_miou is not None else -record.loss
-        training = TrainingOrigin(epoch=epoch + 1, val_miou=record.val_miou, plan=_json(self.options))
+        training = TrainingOrigin(
+            epoch=epoch + 1, val_miou=record.val_miou, plan=_json(self.options), validation=self.validation
+        )
         if score > self.best:
             self.best = score
             self._save(self.best_path, self.network.state_dict(), training)
@@ -227,6 +232,20 @@ def _require(device: str) -> None:
             f"device {device} was asked for, and PyTorch {torch.__version__} sees no GPU.",
             "Give --device cpu, or install the PyTorch build of your CUDA.",
         )
+
+
+def _remembered(pictures: Sequence[dataset.Picture], out: Path) -> tuple[ValidationPicture, ...]:
+    """Some of the validation images, evenly spread, as a checkpoint in `out` names them."""
+    some = pictures[:: max(1, -(-len(pictures) // MOST_REMEMBERED))]
+    return tuple(
+        ValidationPicture(
+            image=os.path.relpath(each.image, out),
+            image_sha256=artifact.sha256(each.image),
+            mask=os.path.relpath(each.label, out),
+            mask_sha256=artifact.sha256(each.label),
+        )
+        for each in some
+    )
 
 
 def _resumable(state: artifact.Artifact, spec: Spec, options: TrainOptions) -> tuple[int, float]:

@@ -56,7 +56,7 @@ def export_packaged(name: str) -> None:
     path = artifact.graph_path(workspace.EXPORTS, name, Precision.FP32)
     fp32 = export.to_onnx(network, spec, path, weights=weights.origin_in(workspace.EXPORTS))
     artifact.write_manifest(dataclasses.replace(fp32, certificate=PROVEN))
-    parts = images_in_parts.parts_of(packaged=workspace.packaged_images()[:8], calibrate=None, data=None)
+    parts = images_in_parts.parts_of(at_hand=workspace.pictures_of(None)[:8], calibrate=None, data=None)
     for wanted, forms in ((Precision.FP16, []), (Precision.FP8, []), (Precision.INT8, ["signed"])):
         (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
         in_float = recipe.layers.in_float

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import photograph
+from conftest import known, photograph
 
 import segdeploy
 from segdeploy import artifact, engines, precision, workspace
 from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
 from segdeploy.making import ExportOptions
 from segdeploy.precision import PrecisionModule, Range
+from segdeploy.proof.limits import FLOAT32
 from segdeploy.quantization import calibration, search
 from segdeploy.spec import Precision
 
@@ -76,7 +77,7 @@ def test_its_own_arithmetic_draws_nearly_the_same_masks(name: str, form: str | N
     images = np.stack([photograph(64, 64, seed) for seed in range(6)])
     with (
         engines.open_engine(fp32, runtime="ort", device="cpu") as wide,
-        search.executor(graph, converted(name, form, model), as_written=True) as low,
+        known(search.graph_stage("graph", graph, converted(name, form, model), FLOAT32).engine) as low,
     ):
         agreement = float(np.mean(wide.classify(images) == low.classify(images)))
     assert agreement > 0.97

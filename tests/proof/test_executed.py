@@ -36,7 +36,7 @@ def fp32_of(name: str, folder: Path) -> Artifact:
 
 def recipe_for(fp32: Artifact, precision: Precision, *forms: str) -> Recipe:
     """Four images are enough to know what is computed in which type."""
-    parts = images_in_parts.parts_of(packaged=workspace.packaged_images()[:8], calibrate=None, data=None)
+    parts = images_in_parts.parts_of(at_hand=workspace.pictures_of(None)[:8], calibrate=None, data=None)
     (recipe,) = recipes(fp32, precision, forms, parts, method=None, cache=None, progress=silent)
     return recipe
 

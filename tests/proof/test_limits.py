@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from segdeploy.certificate import Limits, Stage
+from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.proof import limits, stages
 from segdeploy.proof.limits import FLOAT32, GivenLimits
-from segdeploy.proof.stages import StageRun
+from segdeploy.spec import Precision
 
 AGREEING = Stage(name="graph", agreement=1.0, decided_agreement=1.0, near_ties=0.0, pool_ties=0.0, unexplained=0.0)
 
@@ -48,15 +48,61 @@ def test_low_precision_may_move_pixels_that_no_tie_explains(changes: dict[str, f
     assert reason in (limits.broken(budget, found(**changes)) or "")
 
 
+def measured(limit: Limits, *names: str) -> Certificate:
+    """A certificate of stages that agree well enough for nobody's own limits."""
+    ran = tuple(found(name=name, agreement=0.95, decided_agreement=0.95, unexplained=0.05) for name in names)
+    failed = tuple(dataclasses.replace(stage, passed=False, reason="as measured") for stage in ran)
+    return Certificate(
+        model="unet",
+        precision=Precision.FP32,
+        form=None,
+        weights="file",
+        gated=True,
+        passed=False,
+        first_failing_stage=names[0],
+        proven_to=names[-1],
+        images=1,
+        stages=failed,
+        limits=limit,
+    )
+
+
 def test_limits_that_were_given_take_the_place_of_the_precisions_own() -> None:
     """The float32 graph before one of low precision stays as exact as it has to be, whatever that one may lose."""
-    wide = StageRun("fp32 graph", None)
-    low = StageRun("graph", None, Limits(min_agreement=0.98, max_drop=0.5))
-    given = GivenLimits(min_agreement=0.9, max_drop=2.0, max_unexplained=0.01)
-    assert [run.limits for run in stages.limited([wide, low], given)] == [
-        dataclasses.replace(FLOAT32, max_unexplained=0.01),
-        Limits(min_agreement=0.9, max_drop=2.0),
-    ]
-    alone = dataclasses.replace(FLOAT32, min_agreement=0.9, max_drop=2.0, max_unexplained=0.01)
-    assert stages.limited([wide], given)[0].limits == alone
-    assert stages.limited([wide, low], GivenLimits()) == [wide, low]
+    budget, given = Limits(min_agreement=0.98, max_drop=0.5), GivenLimits(min_agreement=0.9, max_drop=2.0)
+    asked = stages.limited(measured(budget, "fp32 graph", "graph"), given)
+    assert [stage.passed for stage in asked.stages] == [False, True]
+    assert (asked.passed, asked.first_failing_stage) == (False, "fp32 graph")
+    assert asked.limits == Limits(min_agreement=0.9, max_drop=2.0)
+    assert asked.stages[0].reason == "5.00000% of the pixels differ and are no near-tie"
+
+
+@pytest.mark.parametrize(
+    "given,passed",
+    [
+        (GivenLimits(min_agreement=0.9, max_unexplained=0.05), True),
+        (GivenLimits(min_agreement=0.9), False),
+        (GivenLimits(max_unexplained=0.05), False),
+        (GivenLimits(), False),
+    ],
+)
+def test_limits_that_were_given_judge_float32_anew(given: GivenLimits, *, passed: bool) -> None:
+    asked = stages.limited(measured(FLOAT32, "graph", "engine"), given)
+    assert asked.passed is passed
+    assert asked.first_failing_stage == (None if passed else "graph")
+
+
+def test_a_stage_that_did_not_run_is_judged_by_no_limit() -> None:
+    """Nor does it pass under limits that everything passes."""
+    ran = measured(FLOAT32, "graph")
+    both = dataclasses.replace(ran, stages=(*ran.stages, Stage(name="engine", reason="no GPU here")))
+    asked = stages.limited(both, GivenLimits(min_agreement=0.0, max_unexplained=1.0))
+    assert [stage.passed for stage in asked.stages] == [True, None]
+    assert asked.proven_to == "graph"
+
+
+def test_logits_that_are_not_finite_fail_whatever_agrees() -> None:
+    """NaN and NaN draw the same class: the masks agree in every pixel."""
+    broken = found(not_finite="0.png, from down.0/Conv on")
+    for limit in (FLOAT32, Limits(min_agreement=0.0, max_drop=100.0)):
+        assert limits.broken(limit, broken) == "the logits are not finite: 0.png, from down.0/Conv on"

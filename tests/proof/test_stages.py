@@ -20,8 +20,9 @@ from segdeploy.engines import Engine, pytorch
 from segdeploy.progress import silent
 from segdeploy.proof import stages
 from segdeploy.proof.limits import GivenLimits
-from segdeploy.proof.reference import TorchReference
+from segdeploy.proof.samples import FileSamples
 from segdeploy.proof.stages import StageRun
+from segdeploy.proof.torch_reference import TorchReference
 from segdeploy.spec import Spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "nuclei"
@@ -48,7 +49,7 @@ def pictures() -> list[Picture]:
 
 def certified(network: Network, spec: Spec, run: StageRun, pictures: list[Picture]) -> Certificate:
     about = dataclasses.replace(checkpoint.read(workspace.PACKAGED / f"{spec.model}.safetensors"), spec=spec)
-    return stages.certify(about, TorchReference(network, spec), [run], pictures, progress=silent)
+    return stages.certify(about, TorchReference(network, spec), [run], FileSamples(pictures, spec), progress=silent)
 
 
 def prove(network: Network, spec: Spec, engine: Engine | None, pictures: list[Picture]) -> Certificate:
@@ -210,7 +211,9 @@ def test_limits_that_were_given_decide_and_stand_in_the_certificate(pictures: li
     broken = copy.deepcopy(network)
     twice_the_scale(broken)
     given = GivenLimits(min_agreement=0, max_drop=100, max_unexplained=1)
-    (run,) = stages.limited([StageRun("engine", Candidate(broken, spec))], given)
-    report = certified(network, spec, run, pictures)
+    own = prove(network, spec, Candidate(broken, spec), pictures)
+    report = stages.limited(own, given)
+    assert not own.passed
     assert report.passed
-    assert (report.schema, report.limits.max_unexplained, report.limits.min_agreement) == (3, 1, 0)
+    assert report.first_failing_stage is None
+    assert (report.schema, report.limits.max_unexplained, report.limits.min_agreement) == (4, 1, 0)

@@ -22,50 +22,50 @@ Asked = dict[str, Any]
 
 
 def packaged_alone(_: Path, __: Path) -> Asked:
-    return {"packaged": workspace.packaged_images(), "calibrate": None, "data": None}
+    return {"at_hand": workspace.pictures_of(None), "calibrate": None, "data": None}
 
 
 def calibrate_alone(photos: Path, _: Path) -> Asked:
-    return {"packaged": None, "calibrate": photos, "data": None}
+    return {"at_hand": (), "calibrate": photos, "data": None}
 
 
 def labelled_alone(_: Path, labelled: Path) -> Asked:
-    return {"packaged": None, "calibrate": None, "data": labelled}
+    return {"at_hand": (), "calibrate": None, "data": labelled}
 
 
 def labelled_without_lists(_: Path, labelled: Path) -> Asked:
     (labelled / "val.txt").unlink()
-    return {"packaged": None, "calibrate": None, "data": labelled}
+    return {"at_hand": (), "calibrate": None, "data": labelled}
 
 
 def both_folders(photos: Path, labelled: Path) -> Asked:
-    return {"packaged": None, "calibrate": photos, "data": labelled}
+    return {"at_hand": (), "calibrate": photos, "data": labelled}
 
 
 def packaged_and_labelled(_: Path, labelled: Path) -> Asked:
-    return {"packaged": workspace.packaged_images(), "calibrate": None, "data": labelled}
+    return {"at_hand": workspace.pictures_of(None), "calibrate": None, "data": labelled}
 
 
 def the_same_images_twice(_: Path, labelled: Path) -> Asked:
     """Whoever calibrates on what is also given to prove."""
-    return {"packaged": None, "calibrate": labelled / "images", "data": labelled}
+    return {"at_hand": (), "calibrate": labelled / "images", "data": labelled}
 
 
 def the_same_images_under_other_names(_: Path, labelled: Path) -> Asked:
     other = copied(labelled / "images", labelled.parent / "other", lambda name: f"copy of {name}")
-    return {"packaged": None, "calibrate": other, "data": labelled}
+    return {"at_hand": (), "calibrate": other, "data": labelled}
 
 
 def copies_in_one_folder(photos: Path, labelled: Path) -> Asked:
     """Frames of a camera that stood still; sorted by their bytes, copies are neighbours."""
     images = copied(photos, labelled.parent / "twice/images", str)
     shutil.copy(photos / "0.png", images / "copy of 0.png")
-    return {"packaged": None, "calibrate": None, "data": images.parent}
+    return {"at_hand": (), "calibrate": None, "data": images.parent}
 
 
 def copies_in_both_lists(_: Path, labelled: Path) -> Asked:
     shutil.copy(labelled / "images/0.png", labelled / "images/1.png")
-    return {"packaged": None, "calibrate": None, "data": labelled}
+    return {"at_hand": (), "calibrate": None, "data": labelled}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_images_that_prove_take_no_other_part(
 def test_of_the_packaged_images_sixteen_calibrate_and_rank_and_sixteen_prove() -> None:
     """Sorted by sha256: the even ones decide, the odd ones prove."""
     ordered = sorted(workspace.packaged_images(), key=artifact.sha256)
-    parts = parts_of(packaged=workspace.packaged_images(), calibrate=None, data=None)
+    parts = parts_of(at_hand=workspace.pictures_of(None), calibrate=None, data=None)
     assert list(parts.calibrate) == [picture.image for picture in parts.rank] == ordered[::2]
     assert [picture.image for picture in parts.prove] == ordered[1::2]
     assert len(parts.calibrate) == len(parts.prove) == 16
@@ -113,14 +113,14 @@ def parts_by_hash(parts: Parts) -> list[list[str]]:
 def test_names_decide_nothing(photos: Path, tmp_path: Path, rename: Callable[[str], str]) -> None:
     """The same photographs make the same graph, whatever they are called."""
     other = copied(photos, tmp_path / "other", rename)
-    parts = parts_by_hash(parts_of(packaged=None, calibrate=photos, data=None))
-    assert parts == parts_by_hash(parts_of(packaged=None, calibrate=other, data=None))
-    reversed_order = parts_of(packaged=workspace.packaged_images()[::-1], calibrate=None, data=None)
-    assert reversed_order == parts_of(packaged=workspace.packaged_images(), calibrate=None, data=None)
+    parts = parts_by_hash(parts_of(at_hand=(), calibrate=photos, data=None))
+    assert parts == parts_by_hash(parts_of(at_hand=(), calibrate=other, data=None))
+    reversed_order = parts_of(at_hand=workspace.pictures_of(None)[::-1], calibrate=None, data=None)
+    assert reversed_order == parts_of(at_hand=workspace.pictures_of(None), calibrate=None, data=None)
 
 
 def test_val_txt_proves_with_its_masks(labelled: Path) -> None:
-    parts = parts_of(packaged=None, calibrate=None, data=labelled)
+    parts = parts_of(at_hand=(), calibrate=None, data=labelled)
     assert {picture.image.name for picture in parts.prove} == {"0.png", "2.png", "4.png"}
     assert {picture.image.name for picture in parts.rank} == {"1.png", "3.png", "5.png"}
     for picture in (*parts.rank, *parts.prove):
@@ -131,13 +131,13 @@ def test_val_txt_proves_with_its_masks(labelled: Path) -> None:
 def test_where_every_image_is_in_val_txt_half_of_them_decide(labelled: Path) -> None:
     """The examples that come with the package are such a folder."""
     (labelled / "val.txt").write_text("".join(f"{index}.png\n" for index in range(6)))
-    parts = parts_of(packaged=None, calibrate=None, data=labelled)
+    parts = parts_of(at_hand=(), calibrate=None, data=labelled)
     assert (len(parts.rank), len(parts.prove)) == (3, 3)
 
 
 def test_a_folder_for_calibration_that_has_labels_gives_what_trains(labelled: Path, photos: Path) -> None:
     data = copied(photos, labelled.parent / "unlabelled/images", str).parent
-    parts = parts_of(packaged=None, calibrate=labelled, data=data)
+    parts = parts_of(at_hand=(), calibrate=labelled, data=data)
     trains = {artifact.sha256(labelled / f"images/{index}.png") for index in (1, 3, 5)}
     assert set(hashes(parts.calibrate)) <= trains
 
@@ -145,7 +145,7 @@ def test_a_folder_for_calibration_that_has_labels_gives_what_trains(labelled: Pa
 def test_no_more_images_calibrate_and_rank_than_change_anything(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images_in_parts, "MOST_CALIBRATING", 2)
     monkeypatch.setattr(images_in_parts, "MOST_RANKING", 3)
-    parts = parts_of(packaged=None, calibrate=photos, data=None)
+    parts = parts_of(at_hand=(), calibrate=photos, data=None)
     assert (len(parts.calibrate), len(parts.rank), len(parts.prove)) == (2, 3, 3)
 
 
@@ -155,21 +155,21 @@ def test_too_few_images_are_refused(tmp_path: Path, names: tuple[str, ...], opti
     photographs(tmp_path, *names)
     folders = {"calibrate": None, "data": None, option: tmp_path}
     with pytest.raises(InvalidRequestError):
-        parts_of(packaged=None, **folders)
+        parts_of(at_hand=(), **folders)
 
 
 def test_calibration_images_that_all_prove_are_refused(photos: Path, tmp_path: Path) -> None:
     """Each must be kept out, and none is left."""
-    proving = parts_of(packaged=None, calibrate=None, data=copied(photos, tmp_path / "d/images", str).parent).prove
+    proving = parts_of(at_hand=(), calibrate=None, data=copied(photos, tmp_path / "d/images", str).parent).prove
     (tmp_path / "calibrate").mkdir()
     shutil.copy(proving[0].image, tmp_path / "calibrate")
     with pytest.raises(InvalidRequestError, match="is also a proof image"):
-        parts_of(packaged=None, calibrate=tmp_path / "calibrate", data=tmp_path / "d")
+        parts_of(at_hand=(), calibrate=tmp_path / "calibrate", data=tmp_path / "d")
 
 
-@pytest.mark.usefixtures("workspace")
-def test_own_weights_have_no_calibration_images_by_themselves() -> None:
+def test_own_weights_have_no_calibration_images_but_those_they_were_validated_on(workspace: Path) -> None:
     """Random scales would be worse than none, and the packaged images show cells."""
+    shutil.rmtree(workspace / "validation")
     with pytest.raises(InvalidRequestError, match="there are no images to calibrate") as refused:
         segdeploy.export("unet", precision="int8")
     assert "--calibrate DIR" in refused.value.remedy
@@ -199,7 +199,7 @@ def test_a_corrupt_image_among_those_that_calibrate_is_left_out_and_named(labell
 def test_a_corrupt_image_of_the_only_folder_is_left_out_and_named(photos: Path, tmp_path: Path) -> None:
     """With --calibrate alone, what calibrates also decides."""
     calibrate = copied(photos, tmp_path / "calibrate", str)
-    chosen = parts_of(packaged=None, calibrate=calibrate, data=None).calibrate
+    chosen = parts_of(at_hand=(), calibrate=calibrate, data=None).calibrate
     bad = corrupt(chosen[0])
     assert list(known(quickly(calibrate=calibrate).origin.calibration).skipped) == [bad.name]
 

@@ -26,7 +26,7 @@ def test_an_int8_manifest_says_how_it_was_made(photos: Path, form: str) -> None:
     assert (graph.precision, graph.form) == (Precision.INT8, form)
     assert origin.graph == GraphOrigin(path="unet.fp32.onnx", sha256=fp32.sha256)
     assert origin.weights == fp32.origin.weights
-    chosen = parts_of(packaged=None, calibrate=photos, data=None).calibrate
+    chosen = parts_of(at_hand=(), calibrate=photos, data=None).calibrate
     images = {file.name: artifact.sha256(file) for file in chosen}
     assert origin.calibration == Calibration(method="percentile", images=images, skipped={}, cache={})
     assert low.budget == Budget(min_agreement=0.98, max_drop=0.5)

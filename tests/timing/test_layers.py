@@ -32,7 +32,7 @@ def packaged(name: str, wanted: Precision, folder: Path) -> Artifact:
     fp32 = to_onnx(network, spec, folder / f"{name}.fp32.onnx", weights=weights.origin_in(folder))
     if wanted is Precision.FP32:
         return fp32
-    parts = parts_of(packaged=workspace.packaged_images()[:8], calibrate=None, data=None)
+    parts = parts_of(at_hand=workspace.pictures_of(None)[:8], calibrate=None, data=None)
     forms = ["unsigned"] if wanted is Precision.INT8 else []
     (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
     model = recipe.build(set())

@@ -68,13 +68,16 @@ _gates = options.together(
         help="With --compare: how much slower is too slow. The whole 95 % interval must lie above it.",
     ),
     click.option(
-        "--require-delivered", is_flag=True, help="Exit 4 where an engine computes wider than it was asked to."
+        "--require-delivered",
+        is_flag=True,
+        help="Exit 4 where an engine does under nine tenths of what its graph gives to low precision in it.",
     ),
     click.option(
         "--require-faster",
         is_flag=True,
         help="Exit 4 where a graph of low precision is slower than fp32 in its runtime.",
     ),
+    options.allow_inconclusive,
 )
 
 

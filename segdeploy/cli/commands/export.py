@@ -59,7 +59,17 @@ _network = options.together(
     click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True),
     options.variant,
     click.option(
-        "--data", type=options.FOLDER, help="Images to prove it on; with masks/, mIoU counts. Default: packaged ones."
+        "--data",
+        type=options.FOLDER,
+        help="Images to prove it on; with masks/, mIoU counts. Default: packaged ones for packaged weights, else those "
+        "that training validated on.",
+    ),
+    options.allow_inconclusive,
+    click.option(
+        "--proof-kit/--no-proof-kit",
+        default=True,
+        show_default=True,
+        help="Write the proof's images and right masks beside the graph: any machine can then prove it.",
     ),
 )
 _budget = options.together(
@@ -78,7 +88,7 @@ def export(*, model: str, precision: str, output: str, as_json: bool, **given: A
     """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
 
     A graph of low precision is made from the fp32 graph inside an accuracy budget: layers that cost too much stay in
-    float32.
+    float32. Exit 4 where less than half of all convolution work would be in that precision.
     """
     from segdeploy import api
     from segdeploy.making import ExportOptions

@@ -5,8 +5,8 @@ import torch
 
 from segdeploy import workspace
 from segdeploy.checkpoints import checkpoint
-from segdeploy.proof import reference
-from segdeploy.proof.reference import TorchReference
+from segdeploy.proof import torch_reference as reference
+from segdeploy.proof.torch_reference import TorchReference
 
 
 def test_near_ties_are_pixels_closer_than_the_arithmetic_is_exact() -> None:

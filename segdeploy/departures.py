@@ -1,0 +1,78 @@
+"""Looks for the first layer in which a graph departs from PyTorch."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segdeploy import engines, images, precision, with_torch, workspace
+from segdeploy.artifact import Artifact
+from segdeploy.certificate import Certificate, Departure
+from segdeploy.data.dataset import Picture
+from segdeploy.progress import Progress
+from segdeploy.proof.stages import FP32_STAGE, StageRun
+from segdeploy.spec import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+    from segdeploy.precision import Tolerance
+    from segdeploy.proof.bisection import Run
+    from segdeploy.proof.torch_reference import TorchReference
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Departures:
+    """What the first failing stage does otherwise than PyTorch, or the last one that ran, on its worst image."""
+
+    graph: Artifact
+    file: Artifact
+    found: Certificate
+    reference: "TorchReference"
+
+    def departure(self, runs: "Sequence[StageRun]", pictures: Sequence[Picture], progress: Progress) -> Departure:
+        bisection = with_torch.bisection()
+        name = self.found.first_failing_stage or self.found.proven_to
+        stage = next(each for run in runs for each in run.each_batch if each.name == name)
+        picture = self._worst(pictures, stage.name)
+        image = images.prepared(images.read(picture.image), self.graph.spec)
+        with progress(f"Looking into {self.file.path.stem}", 1) as done:
+            rounding, model, run = self._looked_into(stage)
+            look = bisection.look(self.reference.network, self.graph.spec, model, image, run=run)
+            done()
+        drawn = None if stage.engine is None else stage.engine.classify(image[None])[0]
+        expected, _ = self.reference.class_map(image)
+        otherwise = bisection.none_found(look, drawn, expected, passed=self.found.passed)
+        name, photo = stage.name, picture.image.name
+        departure: Departure = bisection.departure(
+            look, stage=name, rounding=rounding, image=photo, otherwise=otherwise
+        )
+        if self.file.kind == "plan" and stage.name == "engine":
+            about = "A plan cannot be looked into without building another: this is of the graph it was built from."
+            departure = dataclasses.replace(departure, text=f"{departure.text} {about}")
+        return departure
+
+    def _worst(self, pictures: Sequence[Picture], stage: str) -> Picture:
+        worst = next(each.worst_images for each in self.found.stages if each.name == stage)
+        return next((each for each in pictures if worst and each.image.name == worst[0].image), pictures[0])
+
+    def _looked_into(self, stage: "StageRun") -> "tuple[Tolerance, onnx.ModelProto, Run]":
+        """What a stage runs, as a graph, what rounding explains there, and what gives all outputs of a copy.
+
+        The copy runs in the arithmetic of that stage.
+        """
+        import onnx
+
+        from segdeploy.engines import ort
+
+        bisection = with_torch.bisection()
+        search = with_torch.quantization()
+        graph = workspace.fp32_graph_of(self.graph) if stage.name == FP32_STAGE else self.graph
+        wide = graph.precision is Precision.FP32
+        rounding = bisection.FLOAT32 if wide else precision.module(graph.precision).TOLERANCE
+        model = onnx.load(graph.path)
+        if stage.name == "engine" and stage.engine is not None and self.file.kind == "graph":
+            tensors = engines.of_graphs(stage.engine.runtime).tensors
+            return rounding, model, functools.partial(tensors, device=stage.engine.device)
+        model, optimised = search.arithmetic(graph, model, as_written=True)
+        return rounding, model, functools.partial(ort.tensors, device="cpu", optimised=optimised)

@@ -1,0 +1,28 @@
+"""The rooms that need PyTorch or onnx, imported when they are asked for: who only runs engines has neither."""
+
+import importlib
+from types import ModuleType
+
+from segdeploy.errors import missing_torch
+
+
+def quantization() -> ModuleType:
+    """The search for graphs of low precision. Raise MissingRuntimeError where its packages are not installed."""
+    return _imported("segdeploy.quantization.search")
+
+
+def torch_reference() -> ModuleType:
+    """The network in PyTorch. Raise MissingRuntimeError where PyTorch is not installed."""
+    return _imported("segdeploy.proof.torch_reference")
+
+
+def bisection() -> ModuleType:
+    """The walk beside a graph. Raise MissingRuntimeError where PyTorch is not installed."""
+    return _imported("segdeploy.proof.bisection")
+
+
+def _imported(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing_torch() from error
