@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segdeploy import artifact, models, signature
+from segdeploy import artifact, claims, models, signature
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import WeightsKind
 from segdeploy.checkpoints import checkpoint
@@ -15,7 +15,7 @@ from segdeploy.workspace import CHECKPOINTS, PACKAGED
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whether a plan would be opened here, as far as its manifest goes; its sha256 is what `trust` takes."""
+    """Whether what a manifest claims counts here, without which a plan is not opened; its sha256 is what `trust` takes."""
 
     admitted: bool
     reason: str
@@ -24,7 +24,7 @@ class Trust:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A file with all that is known of it; `trust` is of plans."""
+    """A file with all that is known of it; `trust` is of graphs and plans."""
 
     artifact: Artifact
     size_mb: float
@@ -34,14 +34,17 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
     found = checkpoint.read(path) if path.suffix == ".safetensors" else artifact.read(path)
-    trust = _trust_in(path) if found.kind == "plan" else None
+    trust = None if found.kind == "checkpoint" else _trust_in(found)
     return Inspection(artifact=found, size_mb=path.stat().st_size / 1e6, trust=trust)
 
 
-def _trust_in(plan: Path) -> Trust:
-    sha256 = artifact.sha256(artifact.manifest_path(plan))
+def _trust_in(file: Artifact) -> Trust:
+    sha256 = artifact.sha256(artifact.manifest_path(file.path))
     try:
-        signature.read(plan)
+        if file.kind == "plan":
+            signature.read(file.path)
+        elif not claims.admitted(file):
+            return Trust(admitted=False, reason="it is not signed with this key", manifest_sha256=sha256)
     except SegdeployError as error:
         return Trust(admitted=False, reason=error.what, manifest_sha256=sha256)
     reason = "it is in the list of `segdeploy trust`" if sha256 in signature.trusted() else "it is signed with this key"

@@ -16,15 +16,16 @@ from conftest import trained_origin
 from onnx import TensorProto, helper, numpy_helper
 
 import segdeploy
-from segdeploy import ProofOptions, artifact, claims, models, signature, workspace
+from segdeploy import ProofOptions, artifact, claims, models, proving, signature, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import BuildOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.proof import kit
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "nuclei"
+PHOTO = next((Path(__file__).parents[1] / "examples" / "nuclei" / "images").iterdir())
 SIZE = (64, 64)
+SIZES = {"segnet": (128, 128)}  # in smaller masks a pooling tie moves more than is spared
 pytestmark = pytest.mark.xdist_group("planted faults")
 
 
@@ -34,7 +35,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        segdeploy.export(request.param, options=ExportOptions(size=SIZE))
+        segdeploy.export(request.param, options=ExportOptions(size=SIZES.get(request.param, SIZE)))
     return folder
 
 
@@ -44,6 +45,7 @@ def graph(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     shutil.rmtree(signature.proofs_folder(), ignore_errors=True)
+    proving._kept_reference.cache_clear()  # noqa: SLF001 - what an earlier test drew
     (path,) = Path("export").glob("*.fp32.onnx")
     return path
 
@@ -95,7 +97,7 @@ def first_of_the_batch(model: onnx.ModelProto) -> None:
 
 
 def infer(graph: Path) -> None:
-    segdeploy.infer(EXAMPLES / "images", model=graph, engine="ort:fp32", out="masks")
+    segdeploy.infer(PHOTO, model=graph, engine="ort:fp32", out="masks")
 
 
 # The claim
@@ -206,7 +208,7 @@ def interrupted(graph: Path) -> Path:
 
 def test_an_interrupted_proof_is_made_on_first_use(interrupted: Path) -> None:
     infer(interrupted)
-    assert len(list(Path("masks").iterdir())) == len(list((EXAMPLES / "images").iterdir()))
+    assert [mask.stem for mask in Path("masks").iterdir()] == [PHOTO.stem]
     (kept,) = claims.counting(artifact.read(interrupted))
     assert kept.proves
 
@@ -226,7 +228,7 @@ def test_what_nothing_here_can_prove_is_refused(interrupted: Path, monkeypatch: 
 
 
 def test_a_kit_proves_where_there_is_no_pytorch(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another machine, with the key or after `trust`: the files alone are enough, and without either they are not."""
+    """On another machine, with the key or after `trust`; without either the files are not enough."""
 
     def absent() -> None:
         raise MissingRuntimeError("this needs PyTorch.", "Install it.")
@@ -250,7 +252,8 @@ def own(graph: Path) -> Callable[..., Path]:
     """Makes checkpoints/NAME.safetensors of the packaged network, changed, with images of its own or without."""
     name = model_of(graph)
     source = workspace.PACKAGED / f"{name}.safetensors"
-    spec = dataclasses.replace(checkpoint.read(source).spec, height=SIZE[0], width=SIZE[1])
+    height, width = SIZES.get(name, SIZE)
+    spec = dataclasses.replace(checkpoint.read(source).spec, height=height, width=width)
     path = Path("checkpoints") / f"{name}.safetensors"
 
     def write(change: Callable[[torch.Tensor], torch.Tensor], *, with_images: bool = True) -> Path:

@@ -141,8 +141,7 @@ class Quantizer:
         in_float = recipe.layers.in_float
         model = recipe.build(in_float)
         graph = recipe.described(in_float, self.budget, model)
-        content = model.SerializeToString(deterministic=True)
-        return write(graph, content, self._prove(graph, model, content, recipe.fp32))
+        return write(graph, model, self._prove(graph, model, recipe.fp32))
 
     def within_budget(self, recipe: Recipe) -> Artifact:
         """The first graph whose proof holds. Raise GateFailedError, and leave what was there, where none does."""
@@ -153,12 +152,11 @@ class Quantizer:
             model = recipe.build(in_float)
             graph = recipe.described(in_float, self.budget, model)
             _require_mostly_low(recipe, graph)
-            content = model.SerializeToString(deterministic=True)
-            found = self._prove(graph, model, content, recipe.fp32)
+            found = self._prove(graph, model, recipe.fp32)
             found = dataclasses.replace(found, selected_among=candidate)
             if found.proves:
                 search.record.accept(in_float)
-                return write(graph, content, found)
+                return write(graph, model, found)
             failed = found.failing or Stage(name=ENGINE, reason=found.inconclusive)
             reason = f"stage {failed.name!r}: {failed.reason}"
             if found.passed or failed.name == FP32_STAGE:
@@ -168,9 +166,9 @@ class Quantizer:
             "Spare more (--max-drop, --min-agreement), or calibrate on images like its own (--calibrate DIR).",
         )
 
-    def _prove(self, graph: Artifact, model: onnx.ModelProto, content: bytes, fp32: Artifact) -> Certificate:
+    def _prove(self, graph: Artifact, model: onnx.ModelProto, fp32: Artifact) -> Certificate:
         runs_here = graph.form in {None, ort.FORM}
-        engine = ort.open(graph, device="cpu", graph=content) if runs_here else None
+        engine = ort.open(graph, device="cpu", graph=_bytes_of(model)) if runs_here else None
         reason = None if engine else f"no runtime on this machine computes the {graph.form} form"
         last = engine_stage(engine, reason=reason, batches=() if graph.has_random_weights else GRAPH_BATCHES)
         samples = FileSamples(self.parts.prove, self._reference.spec)
@@ -194,10 +192,16 @@ def _require_mostly_low(recipe: Recipe, graph: Artifact) -> None:
     )
 
 
-def write(graph: Artifact, content: bytes, found: Certificate | None) -> Artifact:
+def _bytes_of(model: onnx.ModelProto) -> bytes:
+    """What stands in the file: what is proven is what is written."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def write(graph: Artifact, model: onnx.ModelProto, found: Certificate | None) -> Artifact:
     """The file and its signed manifest; between the two, the file has none and counts as unfinished."""
     with artifact.replacing(graph.path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(_bytes_of(model))
         artifact.manifest_path(graph.path).unlink(missing_ok=True)
     written = dataclasses.replace(graph, sha256=artifact.sha256(graph.path), certificate=found)
     signature.publish_graph(written)

@@ -1,4 +1,4 @@
-"""Admit a plan from elsewhere, by its manifest's sha256."""
+"""Admit a file from elsewhere, by a sha256."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ ORDER = 40
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrustReport:
-    """The sha256 of each manifest that is admitted, and since when."""
+    """The sha256 of each manifest and kit that is admitted, and since when."""
 
     schema: Literal[1]
     trusted: Mapping[str, str]
@@ -25,16 +25,17 @@ class TrustReport:
 @click.option("--revoke", is_flag=True, help="Take it out of the list.")
 @options.as_json
 def trust(*, sha256: str | None, revoke: bool, as_json: bool) -> None:
-    """Admit the plan whose manifest has that sha256, from now on; without one, list what is admitted.
+    """Admit the manifest of a graph or a plan, or a proof kit, that has that sha256; without one, list what is admitted.
 
-    A plan is native code: admit only what you know the origin of. The refusal of a plan names the sha256.
+    What a manifest claims counts from then on, and a plan, which is native code, is opened: admit only what you know the
+    origin of. The refusal of a file names the sha256.
     """
     from segdeploy import signature
 
     if sha256 is None and revoke:
         raise InvalidRequestError("--revoke takes a sha256.", "See the list: segdeploy trust")
     listed = signature.trusted() if sha256 is None else signature.trust(sha256, revoke=revoke)
-    lines = [f"{known}  since {since}" for known, since in listed.items()] or ["No plan from elsewhere is trusted."]
+    lines = [f"{known}  since {since}" for known, since in listed.items()] or ["No file from elsewhere is trusted."]
     rendering.show(TrustReport(1, listed), as_json=as_json, lines=lines)
 
 
