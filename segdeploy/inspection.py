@@ -15,7 +15,7 @@ from segdeploy.workspace import CHECKPOINTS, PACKAGED
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whether what a manifest claims counts here, without which a plan is not opened; its sha256 is what `trust` takes."""
+    """Whether what a manifest claims counts here (a plan is not opened else); its sha256 is what `trust` takes."""
 
     admitted: bool
     reason: str

@@ -596,7 +596,7 @@ def test_a_plan_from_elsewhere_is_trusted_until_it_is_revoked(
     require_opened(plan, reached)
     assert left_in(home) == ["trusted"]
     assert run("trust", "--revoke", sha256).code == 0
-    assert run("trust").out == "No plan from elsewhere is trusted.\n"
+    assert run("trust").out == "No file from elsewhere is trusted.\n"
     assert "there is no key here" in refusal(plan).what
 
 

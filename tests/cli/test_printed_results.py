@@ -194,7 +194,7 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
         ("inspect checkpoints/unet.safetensors", "kind: checkpoint"),
         ("models", "weights: file checkpoints/unet.safetensors (no mIoU)"),
         (BUILD, "engines/unet.trt-rtx.fp32.cc89.plan"),
-        ("trust", "No plan from elsewhere is trusted."),
+        ("trust", "No file from elsewhere is trusted."),
         ("doctor", "ov on cpu: usable"),
     ],
 )

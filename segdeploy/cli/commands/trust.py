@@ -25,10 +25,10 @@ class TrustReport:
 @click.option("--revoke", is_flag=True, help="Take it out of the list.")
 @options.as_json
 def trust(*, sha256: str | None, revoke: bool, as_json: bool) -> None:
-    """Admit the manifest of a graph or a plan, or a proof kit, that has that sha256; without one, list what is admitted.
+    """Admit the manifest or the proof kit with that sha256; without one, list what is admitted.
 
-    What a manifest claims counts from then on, and a plan, which is native code, is opened: admit only what you know the
-    origin of. The refusal of a file names the sha256.
+    What a manifest claims counts from then on, and a plan, which is native code, is opened: admit only what you know
+    the origin of. The refusal of a file names the sha256.
     """
     from segdeploy import signature
 
