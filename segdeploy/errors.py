@@ -2,12 +2,12 @@
 
 
 class SegdeployError(Exception):
-    """A failure with a remedy; the command line prints both lines and ends with `exit_code`."""
+    """A failure with a remedy; the command line prints both lines and ends with `exit_code`. Processes can send it."""
 
     exit_code = 1
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
+        super().__init__(what, remedy)  # both: unpickling calls the class with what is given here
         self.what = what
         self.remedy = remedy
 

@@ -1,5 +1,6 @@
 """Samples for training: stretched to network size as in deployment, then flipped, scaled and cropped at random."""
 
+import errno
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,16 +8,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from segdeploy import images
 from segdeploy.data import dataset
 from segdeploy.data.dataset import Picture
+from segdeploy.errors import MissingRuntimeError, SegdeployError
 from segdeploy.spec import Spec
 from segdeploy.training.options import Augmentation
 
 LARGEST_CACHE = 2_000_000_000  # bytes of decoded pairs kept in memory; larger data sets are read again every epoch
+SHARED_MEMORY = ("shared memory", "/torch_", "Bus error")  # what PyTorch says where there is too little
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Batch = tuple[Tensor, Tensor]
 
 
 class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
@@ -38,6 +43,13 @@ class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
         photo, truth = augmented(*self.pair(index), self.augmentation, self.spec, rng)
         return torch.tensor(photo), torch.tensor(truth, dtype=torch.int64)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch] | SegdeployError:
+        """The samples of a batch, or why there are none: PyTorch would make a traceback of an error that is raised."""
+        try:
+            return [self[index] for index in indices]
+        except SegdeployError as error:
+            return error
+
     def pair(self, index: int) -> Pair:
         """Image and truth at network size; kept in memory while the data set is small enough."""
         if index not in self._cache:
@@ -50,6 +62,53 @@ class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
     def pairs(self) -> Iterator[Pair]:
         """Every pair in order; filling the cache on the way."""
         return (self.pair(index) for index in range(len(self)))
+
+
+def loader(samples: TrainingData, *, batch: int, workers: int) -> "DataLoader[Batch]":
+    """Whole batches of the samples in random order, read by so many processes."""
+    return DataLoader(samples, batch, shuffle=True, drop_last=True, num_workers=workers, collate_fn=_collated)
+
+
+def _collated(samples: list[Batch] | SegdeployError) -> Batch | SegdeployError:
+    if isinstance(samples, SegdeployError):
+        return samples
+    batch: Batch = tuple(default_collate(samples))
+    return batch
+
+
+def batches(loader: "DataLoader[Batch]") -> Iterator[Batch]:
+    """The batches of an epoch: (N, h, w, 3) uint8 and (N, h', w') int64.
+
+    Raise what went wrong in the processes that read, and MissingRuntimeError where one of them was killed.
+    """
+    read: Iterator[Batch | SegdeployError] | None = None
+    while True:
+        try:
+            read = read or iter(loader)
+            batch = next(read, None)
+        except (RuntimeError, OSError) as error:
+            raise _worker_failure(error) from error
+        if batch is None:
+            return
+        if isinstance(batch, SegdeployError):
+            raise batch
+        yield batch
+
+
+def _worker_failure(error: Exception) -> Exception:
+    """Two lines for a process that reads images and has ended or cannot start; any other error as it is."""
+    text = str(error)
+    if any(sign in text for sign in SHARED_MEMORY) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return MissingRuntimeError(
+            "the processes that read images ran out of shared memory (/dev/shm).",
+            "Give --workers 0, or more of it: docker run --shm-size=1g.",
+        )
+    if "DataLoader worker" in text and ("killed" in text or "exited" in text):
+        return MissingRuntimeError(
+            f"a process that reads images has ended: {text.splitlines()[0].rstrip('.')}.",
+            "Give fewer --workers, or 0: the memory may have run out.",
+        )
+    return error
 
 
 def _stretched(sample: Picture, spec: Spec) -> Pair:

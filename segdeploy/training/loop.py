@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from segdeploy import artifact, images, metrics, models, typed_json
 from segdeploy._version import __version__
@@ -28,7 +27,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRunti
 from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
-from segdeploy.training.data import TrainingData
+from segdeploy.training.data import TrainingData, batches, loader
 from segdeploy.training.options import EpochRecord, TrainOptions
 
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
@@ -87,7 +86,7 @@ class _Run:
         self.network.to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.input = models.deployed(self.network, spec).to(options.device)
         self.samples = TrainingData(data.train, spec, options.augmentation, seed=options.seed)
-        self.loader = DataLoader(self.samples, options.batch, shuffle=True, drop_last=True, num_workers=options.workers)
+        self.loader = loader(self.samples, batch=options.batch, workers=options.workers)
         self.weights = self._class_weights()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -132,7 +131,7 @@ class _Run:
         self.network.train()
         counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
         total = 0.0
-        for step, (photos, truth) in enumerate(self.loader):
+        for step, (photos, truth) in enumerate(batches(self.loader)):
             self._set_learning_rate(epoch * len(self.loader) + step)
             loss, predicted = self._step(photos.to(self.options.device), truth.to(self.options.device))
             counts += self._confusion(truth.numpy().astype(np.uint8), predicted)
