@@ -34,7 +34,7 @@ from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
 import segdeploy
-from segdeploy import artifact, engines, images, making, models, typed_json, workspace
+from segdeploy import artifact, cores, engines, images, making, models, typed_json, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.graphs.graph import Graph, convolution_work
@@ -121,7 +121,7 @@ def chain(channels: int) -> tuple[onnx.ModelProto, float]:
 
 def _in_ort(model: onnx.ModelProto) -> Callable[[Any], object]:
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    settings.intra_op_num_threads = cores.usable()
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {"x": x})
 

@@ -42,7 +42,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 
 import segdeploy
-from segdeploy import artifact, engines, images, making, metrics, models, typed_json, workspace
+from segdeploy import artifact, cores, engines, images, making, metrics, models, typed_json, workspace
 from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
@@ -262,7 +262,7 @@ def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, P
             size_mb=_size_mb(file),
             height=spec.height,
             width=spec.width,
-            threads=len(os.sched_getaffinity(0)),
+            threads=cores.usable(),
             classes=spec.classes,
             colours=spec.colours,
             random_weights=True,

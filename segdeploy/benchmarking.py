@@ -4,11 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy import admission, artifact, claims, engines, making, proving, workspace
+from segdeploy import admission, artifact, claims, cores, engines, making, proving, workspace
 from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
@@ -239,7 +238,7 @@ def _described(found: EngineFile, engine: Engine, *, options: BenchOptions, prog
         size_mb=file.path.stat().st_size / 1e6,
         height=spec.height,
         width=spec.width,
-        threads=options.run.threads or len(os.sched_getaffinity(0)),
+        threads=options.run.threads or cores.usable(),
         classes=spec.classes,
         colours=spec.colours,
         random_weights=file.has_random_weights,

@@ -1,7 +1,6 @@
 """ONNX Runtime, on the CPU (the default that needs nothing) or on CUDA."""
 
 import json
-import os
 import re
 import tempfile
 import threading
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from segdeploy import external_data
+from segdeploy import cores, external_data
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _cuda
 from segdeploy.engines._base import (
@@ -275,7 +274,7 @@ def devices() -> list[str]:
 def _settings(ort: Any, options: RunOptions, *, optimised: bool) -> Any:  # noqa: ANN401 - the module is lazy
     settings = ort.SessionOptions()
     settings.log_severity_level = FATAL
-    settings.intra_op_num_threads = options.threads or len(os.sched_getaffinity(0))
+    settings.intra_op_num_threads = options.threads or cores.usable()
     if options.hint == "throughput":  # a spinning thread burns the core that decodes the next image
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy import artifact as artifacts
-from segdeploy import external_data
+from segdeploy import cores, external_data
 from segdeploy.artifact import Artifact
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
 from segdeploy.engines._layers import WARMUP, NodeTime
@@ -208,13 +208,13 @@ def _of_size(model: Any, size: int | None) -> Any:  # noqa: ANN401 - the module 
 
 
 def _settings(options: RunOptions) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0))
+    usable = cores.usable()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # of what the graph leaves in float: bf16 was not asked for
-        "INFERENCE_NUM_THREADS": cores,
+        "INFERENCE_NUM_THREADS": usable,
     }
     if options.threads and options.hint == "latency":
-        return {**settings, "NUM_STREAMS": max(1, cores // options.threads)}
+        return {**settings, "NUM_STREAMS": max(1, usable // options.threads)}
     return {**settings, "PERFORMANCE_HINT": options.hint.upper()}
 
 

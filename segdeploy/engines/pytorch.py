@@ -4,7 +4,7 @@ import dataclasses
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from segdeploy import models
+from segdeploy import cores, models
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
@@ -70,6 +70,7 @@ def open(artifact: Artifact, *, device: str, options: RunOptions = RUN) -> Torch
             "PyTorch cannot use CUDA here.", "Use --device cpu, or install a CUDA build of torch and a driver."
         )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 was asked
+    cores.limit_torch()
     if options.threads:
         torch.set_num_threads(options.threads)
     network, _ = checkpoint.load(artifact.path)

@@ -2,13 +2,12 @@
 
 import dataclasses
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
-from segdeploy import artifact, images
+from segdeploy import artifact, cores, images
 from segdeploy.engines import Engine
 from segdeploy.errors import SegdeployError
 from segdeploy.inference.outputs import Output, Segmented, folder, load, require
@@ -47,7 +46,7 @@ class Summary:
             seconds=self.seconds,
             images_per_s=self.done / self.seconds if self.seconds else 0.0,
             cpu_ms_per_image=CpuTime(**each),
-            cores=len(os.sched_getaffinity(0)),
+            cores=cores.usable(),
             interrupted=self.interrupted,
             out=self.out,
             outputs=self.outputs,
@@ -63,7 +62,7 @@ def run(
     outputs: Sequence[str] = ("mask",),
     done: Callable[[], None],
 ) -> Summary:
-    """Segment every source, one worker for each core; `done` is called after each, failed or not.
+    """Segment every source, one worker for each usable core; `done` is called after each, failed or not.
 
     `outputs` names what is written of each image: masks go into `out`, the rest into folders beside it.
     A file that cannot be read is noted and the rest goes on; a folder that cannot be written to ends the run with its
@@ -71,7 +70,7 @@ def run(
     """
     job = _Job(engine, sources, out, kinds=require(outputs), done=done)
     started, spent_before = time.monotonic(), time.process_time()
-    workers = [threading.Thread(target=job.work) for _ in os.sched_getaffinity(0)]
+    workers = [threading.Thread(target=job.work) for _ in range(cores.usable())]
     try:
         for worker in workers:
             worker.start()
@@ -113,7 +112,7 @@ class _Job:
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
         self._ended: list[None] = []
-        self._engine_lock = threading.Semaphore(os.cpu_count() or 1 if engine.concurrent else engine.in_flight)
+        self._engine_lock = threading.Semaphore(cores.usable() if engine.concurrent else engine.in_flight)
 
     def wait_for(self, workers: Sequence[threading.Thread]) -> None:
         """Wait until every worker that was started has ended.

@@ -7,6 +7,7 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdeploy import cores
 from segdeploy.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def deployed(network: "Network", spec: "Spec") -> "Deployed":
     """The network with what surrounds it: uint8 images in; class map or logits out, as the Spec says."""
     from segdeploy.models._deployed import Deployed as Deployed
 
+    cores.limit_torch()  # every use of a network comes by here
     return Deployed(network, spec)
 
 

@@ -1,7 +1,6 @@
 """Timing: tasks are warmed up and run interleaved, in random order, until the intervals of their medians are narrow."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import images
+from segdeploy import cores, images
 from segdeploy.engines import Engine
 from segdeploy.spec import Spec
 from segdeploy.timing.result_types import Latency, Ratio, Summary
@@ -84,7 +83,7 @@ def image_to_mask(engine: Classifier, files: Sequence[Path]) -> Task:
         if len(files) == 1:
             run(map)
             return
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores.usable()) as pool:
             run(pool.map)
 
     return timed(task)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from segdeploy import engines
+from segdeploy import cores, engines
 from segdeploy._version import __version__
 from segdeploy.errors import SegdeployError
 from segdeploy.target import Gpu
@@ -50,8 +50,8 @@ def describe() -> Machine:
     """Processor, cores this process may use, memory, GPU, system and versions."""
     return Machine(
         processor=_processor(),
-        cores=len(affinity()),
-        affinity=tuple(affinity()),
+        cores=cores.usable(),
+        affinity=tuple(cores.affinity()),
         memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         gpu=_gpu(),
         system=platform.platform(),
@@ -73,13 +73,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def affinity() -> list[int]:
-    """The processors this process may run on, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 class Provenance(NamedTuple):
@@ -236,7 +229,7 @@ def _counters() -> Counters:
 
 def _processor_times() -> tuple[float, float, float] | tuple[None, None, None]:
     """Seconds of our processors: in all, taken by the host of a virtual machine, and at work."""
-    names = {f"cpu{number}" for number in affinity()}
+    names = {f"cpu{number}" for number in cores.affinity()}
     lines = [line.split() for line in (_read(PROC / "stat") or "").splitlines()]
     rows = [[int(field) / _ticks() for field in line[1:9]] for line in lines if line and line[0] in names]
     if not rows:
@@ -272,7 +265,7 @@ def _clock_mhz() -> float | None:
 
 
 def _of_processors(file: str, joined: Callable[[list[int]], float]) -> float | None:
-    read = [_read(CPUS / f"cpu{number}" / file) for number in affinity()]
+    read = [_read(CPUS / f"cpu{number}" / file) for number in cores.affinity()]
     found = [int(text) for text in read if text and text.strip().isdigit()]
     return joined(found) if found else None
 
@@ -287,7 +280,7 @@ def _read(path: Path) -> str | None:
 def _differences(before: Counters, after: Counters, seconds: float) -> Conditions:
     total, steal = _grown(before.total, after.total), _grown(before.steal, after.steal)
     busy, own = _grown(before.busy, after.busy), max(0.0, after.own - before.own)
-    capacity = len(affinity()) * seconds
+    capacity = len(cores.affinity()) * seconds
     clocks = [clock for clock in (before.clock_mhz, after.clock_mhz) if clock is not None]
     return Conditions(
         seconds=seconds,

@@ -27,7 +27,11 @@ Pixels = Annotated[str, msgspec.Meta(pattern=r"^(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What was measured on. `cores` and `affinity` (their numbers) are those that this process may use."""
+    """What was measured on.
+
+    `affinity`: the processors that this process may run on, by number; `cores`: how many of them it may use, inside the
+    quota of its container.
+    """
 
     processor: str
     cores: Count

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segdeploy import cores
 from segdeploy.target import Gpu
 from segdeploy.timing import machine
 from segdeploy.timing.result_types import ClockRange, Conditions
@@ -56,7 +57,7 @@ class FakeNvml(types.ModuleType):
 
 def test_the_machine_is_described() -> None:
     facts = machine.describe()
-    assert facts.cores == len(facts.affinity) >= 1
+    assert 1 <= facts.cores == cores.usable() <= len(facts.affinity)
     assert facts.affinity == tuple(sorted(os.sched_getaffinity(0)))
     assert facts.memory_mb > 100
     assert facts.packages["numpy"] == np.__version__
@@ -152,8 +153,8 @@ def test_what_the_system_does_not_say_is_null(monkeypatch: pytest.MonkeyPatch, t
 
 def test_what_the_kernel_counts_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stolen second, a held one, a hot moment, a clock that fell; version 2 of control groups."""
-    number, ticks = machine.affinity()[0], os.sysconf("SC_CLK_TCK")
-    monkeypatch.setattr(machine, "affinity", lambda: [number])
+    number, ticks = cores.affinity()[0], os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(cores, "affinity", lambda: [number])
     for source in ("PROC", "CPUS", "CGROUP"):
         monkeypatch.setattr(machine, source, tmp_path)
 

@@ -89,10 +89,13 @@ def _train(
 
 def _limit(threads: int | None) -> None:
     """Let PyTorch use so many threads."""
+    from segdeploy import cores
+
     try:
         import torch
     except ImportError as error:
         raise missing_torch() from error
+    cores.limit_torch()
     if threads is not None:
         torch.set_num_threads(threads)
 
