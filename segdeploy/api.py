@@ -75,12 +75,15 @@ def train(
     variant: Mapping[str, Any] | None = None,
     out: File = workspace.CHECKPOINTS,
     ignore_index: int = 255,
+    name: str | None = None,
     resume: bool = False,
     progress: "TrainingProgress | None" = None,
 ) -> Path:
     """Train a network on a labelled folder; give the path of the best checkpoint.
 
-    `size` is (height, width) of the network's input, `variant` the options that the network is built with.
+    `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name`
+    begins the names of the run's files in `out`; None is the model's. Raise InvalidRequestError where another process
+    trains under that name in `out`.
     """
     from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
@@ -93,7 +96,8 @@ def train(
     margin = models.build(model, len(classes.names), **variant).margin
     spec = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
     options = options or TrainOptions(Augmentation(crop=size))
-    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=progress or SilentTraining())
+    shown = progress or SilentTraining()
+    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, name=name)
 
 
 def export(

@@ -6,14 +6,13 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from segdeploy import earlier_files, external_data, typed_json
+from segdeploy import earlier_files, external_data, locks, typed_json
 from segdeploy.certificate import Certificate
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.low_precision import LowPrecision
@@ -209,17 +208,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; it takes the place of `path` when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # no process number: containers share both it and disks
+    """A path to write to; it takes the place of `path` when the block ends well, and is removed when it does not.
+
+    A process that is killed leaves it; the next that writes into the folder removes it (`locks.part`).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with locks.part(path.parent) as temporary:
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> SegdeployError:

@@ -102,6 +102,7 @@ def _keep(file: Artifact, folder: Path) -> Path:
 
 def _link(source: Path, target: Path) -> None:
     with artifact.replacing(target) as temporary:
+        temporary.unlink()  # a link replaces nothing
         try:
             os.link(source.resolve(), temporary)
         except OSError:  # another disk, or a file system without links

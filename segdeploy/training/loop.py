@@ -1,8 +1,8 @@
 """The training loop: one file to read in one sitting.
 
-After every epoch `<model>.last.safetensors` holds all that a resumed run needs and, where the score is the best so far,
-`<model>.safetensors` the network. Every epoch seeds itself, so a run that was killed and resumed gives the weights of
-one that was not.
+After every epoch `<name>.last.safetensors` holds all that a resumed run needs and, where the score is the best so far,
+`<name>.safetensors` the network; a run has the name of its model unless it is given another. Every epoch seeds itself,
+so a run that was killed and resumed gives the weights of one that was not.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segdeploy import artifact, images, metrics, models, typed_json
+from segdeploy import artifact, images, locks, metrics, models, typed_json
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
@@ -33,6 +34,8 @@ from segdeploy.training.options import EpochRecord, TrainOptions
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
 POLY_POWER = 0.9
 MOST_REMEMBERED = 64  # validation images that a checkpoint names
+LONGEST_NAME = 100
+NAME = re.compile(rf"[^\W_][\w-]{{0,{LONGEST_NAME - 1}}}")  # no dot: `a.last` would share a file with `a`
 
 
 class TrainingProgress(Protocol):
@@ -44,14 +47,65 @@ class TrainingProgress(Protocol):
 
 
 def train(
-    data: dataset.Dataset, spec: Spec, options: TrainOptions, out: Path, *, resume: bool, progress: TrainingProgress
+    data: dataset.Dataset,
+    spec: Spec,
+    options: TrainOptions,
+    out: Path,
+    *,
+    resume: bool,
+    progress: TrainingProgress,
+    name: str | None = None,
 ) -> Path:
-    """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`."""
-    run = _Run(data, spec, options, out)
+    """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`.
+
+    `name` begins the names of the run's files in `out`; None is the model's. Raise InvalidRequestError where another
+    process trains under that name in `out`.
+    """
+    name = _checked(name or spec.model, spec.model)
+    run = _Run(data, spec, options, out / name)
+    with _owned(out, name):
+        return _trained(run, options, out / "tensorboard" / name, resume=resume, progress=progress)
+
+
+def _checked(name: str, model: str) -> str:
+    if name != model and name in models.names():
+        raise InvalidRequestError(
+            f"a run of {model} cannot be called {name}: other commands would take it for that network.",
+            "Give another --name.",
+        )
+    if not NAME.fullmatch(name):
+        raise InvalidRequestError(
+            f"{name!r} cannot be the name of a run.",
+            f"Give up to {LONGEST_NAME} letters, digits, - and _, the first of them a letter or a digit.",
+        )
+    return name
+
+
+@contextlib.contextmanager
+def _owned(out: Path, name: str) -> Iterator[None]:
+    """Own the files of a run: two processes would mix theirs."""
+    place = out / f".{name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locks.owned(place))
+        except BlockingIOError as error:
+            raise InvalidRequestError(
+                f"another process is training {name} in {out}.",
+                "Wait for it, or give this run another --name or --out.",
+            ) from error
+        except OSError as error:
+            raise artifact.cannot_write(place, error) from error
+        yield
+
+
+def _trained(
+    run: "_Run", options: TrainOptions, tensorboard: Path, *, resume: bool, progress: TrainingProgress
+) -> Path:
     first = run.resume() if resume else run.start()
     steps = len(run.loader)
     progress.steps(options.epochs * steps, first * steps)
-    with _tensorboard(out / "tensorboard" / spec.model, first + 1) as scalars:
+    with _tensorboard(tensorboard, first + 1) as scalars:
         for epoch in range(first, options.epochs):
             record = run.epoch(epoch, progress)
             run.keep(epoch, record)
@@ -61,13 +115,14 @@ def train(
 
 
 class _Run:
-    def __init__(self, data: dataset.Dataset, spec: Spec, options: TrainOptions, out: Path) -> None:
+    def __init__(self, data: dataset.Dataset, spec: Spec, options: TrainOptions, begin: Path) -> None:
+        """`begin`: how the paths of its files begin."""
         self.spec, self.options, self.data = spec, options, data
-        self.best_path = out / f"{spec.model}.safetensors"
-        self.last_path = out / f"{spec.model}.last.safetensors"
-        self.log_path = out / f"{spec.model}.log.jsonl"
+        self.best_path = begin.with_name(f"{begin.name}.safetensors")
+        self.last_path = begin.with_name(f"{begin.name}.last.safetensors")
+        self.log_path = begin.with_name(f"{begin.name}.log.jsonl")
         self.best = -math.inf
-        self.validation = _remembered(data.val, out)
+        self.validation = _remembered(data.val, begin.parent)
         _require(options.device)
         if not data.train:
             raise InvalidRequestError(
@@ -96,9 +151,8 @@ class _Run:
         if self.last_path.is_file():
             raise InvalidRequestError(
                 f"{self.last_path} holds an earlier run, which would be lost.",
-                "Go on with it: --resume. Or start elsewhere: --out FOLDER.",
+                "Go on with it: --resume. Or start another: --name NAME, or --out FOLDER.",
             )
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path.unlink(missing_ok=True)
         return 0
 
@@ -107,7 +161,7 @@ class _Run:
         if not self.last_path.is_file():
             raise InvalidRequestError(
                 f"there is nothing to resume: {self.last_path} does not exist.",
-                "Leave --resume out to start, or name the folder of the first run with --out.",
+                "Leave --resume out to start, or name the first run: --out, --name.",
             )
         state = checkpoint.read(self.last_path)
         done, self.best = _resumable(state, self.spec, self.options)

@@ -51,6 +51,9 @@ _machine = options.together(
 @_schedule
 @_machine
 @click.option("--out", default="checkpoints", show_default=True, type=options.FOLDER)
+@click.option(
+    "--name", help="What the run's files in OUT are called. Default: the model's name, which other commands look for."
+)
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was cut off.")
 @options.as_json
 def train(*, model: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - the options above
