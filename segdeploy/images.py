@@ -2,53 +2,38 @@
 
 import io
 import stat
-import struct
 import sys
 import threading
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from segdeploy import image_files
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.image_files import WIDE_MODES, RefusedError, arguments, load, opened, raw_mode, set_raw_modes
 from segdeploy.spec import MAX_CLASSES, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Colours: TypeAlias = Sequence[tuple[int, int, int]]
 Photo: TypeAlias = UInt8 | Image.Image | Path | str
 
-MAX_PIXELS = 150_000_000
+EXTENSIONS = image_files.EXTENSIONS
 RANK = 3  # of a photograph: height, width, and as many channels
 
-# Pillow decodes these inside this process: EPS and WMF call other programs, its other formats hold no photographs.
-_SUFFIXES = {
-    "PNG": {".png", ".apng"},
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
-    "JPEG2000": {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"},
-    "WEBP": {".webp"},
-    "AVIF": {".avif", ".avifs"},
-    "GIF": {".gif"},
-    "TIFF": {".tif", ".tiff"},
-    "BMP": {".bmp"},
-    "DIB": {".dib"},
-    "ICO": {".ico"},
-    "PSD": {".psd"},
-    "QOI": {".qoi"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
-    "TGA": {".tga", ".icb", ".vda", ".vst"},
-}
-EXTENSIONS = frozenset().union(*_SUFFIXES.values())
-
 _COLOUR_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-_WIDE_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
 _BAND_ROWS = 64  # rows converted at once: no second full-size copy
 _LONGEST_JPEG_SIDE = 65_500
+_MASK, _OVERLAY = "segdeploy mask", b"segdeploy overlay"  # what our files say of themselves
+_PNG_MARK = b"tEXtSoftware\0" + _MASK.encode()
+_JPEG_MARK = b"\xff\xfe" + (2 + len(_OVERLAY)).to_bytes(2, "big") + _OVERLAY
+_MARKED = 128  # bytes: what Pillow writes before our mark takes fewer
 
 # Pillow keeps the high byte of 16-bit colour. The other byte order gives the low one; ARGB finds it in grey + alpha.
 _LOW_BYTE = {
@@ -77,7 +62,7 @@ def to_rgb(photo: object) -> UInt8:
         try:
             photo.load()
             return _upright(_rgb(photo, largest=65535), _orientation(photo))
-        except (_RefusedError, OSError) as error:
+        except (RefusedError, OSError) as error:
             raise InvalidRequestError(f"the image cannot be used: {error}.", "Give it as RGB of 8 bits.") from error
     if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == RANK and photo.shape[2] == RANK:
         return photo
@@ -119,12 +104,17 @@ def to_photo_size(class_map: UInt8, *, height: int, width: int) -> UInt8:
 
 
 def mask_png(class_map: UInt8, colours: Colours) -> bytes:
-    """Encode as a palette PNG of 8 bits whose indices are the class map; classes without a colour are black."""
+    """Encode as a palette PNG of 8 bits whose indices are the class map; classes without a colour are black.
+
+    A tEXt chunk says that it is a mask, for `is_ours`.
+    """
     image = Image.fromarray(class_map)
     image.putpalette(_palette(colours).tobytes())
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", _MASK)
     # Runs are what a class map is made of. CamVid's validation masks: 0.4 ms and 6.3 kB at 360x480 (level 1: 7.5 kB;
     # level 6: 1.1 ms, 5.2 kB), 20 ms and 62 kB at 3000x4000 (level 1: 20 ms, 141 kB; level 6: 42 ms, 61 kB).
-    return _encoded(image, "PNG", compress_type=zlib.Z_RLE)
+    return _encoded(image, "PNG", compress_type=zlib.Z_RLE, pnginfo=mark)
 
 
 def overlay(photo: UInt8, class_map: UInt8, colours: Colours, *, opacity: float = 0.5) -> UInt8:
@@ -148,20 +138,24 @@ def overlay_jpeg(photo: UInt8, class_map: UInt8, colours: Colours) -> bytes:
             f"an overlay of {width}x{height} is too long: JPEG holds {_LONGEST_JPEG_SIDE} pixels a side.",
             "Leave the overlay out, or cut the photo into tiles.",
         )
-    return jpeg(overlay(photo, class_map, colours))
+    return jpeg(overlay(photo, class_map, colours), comment=_OVERLAY)
 
 
-def jpeg(photo: UInt8) -> bytes:
+def jpeg(photo: UInt8, *, comment: bytes = b"") -> bytes:
     """Encode (H0, W0, 3), at most 65,500 pixels a side."""
-    return _encoded(Image.fromarray(photo), "JPEG", quality=90)
+    return _encoded(Image.fromarray(photo), "JPEG", quality=90, comment=comment)
 
 
-class _RefusedError(Exception):
-    """A reason and a remedy, before the path is put in front."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.remedy = remedy
+def is_ours(path: Path) -> bool:
+    """Whether a file says that it is a mask or an overlay of `infer`; one that cannot be read does not."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_MARKED)
+    except (OSError, ValueError):
+        return False
+    if start.startswith(b"\x89PNG"):
+        return _PNG_MARK in start
+    return start.startswith(b"\xff\xd8") and _JPEG_MARK in start
 
 
 _filters_lock = threading.Lock()
@@ -186,7 +180,7 @@ def _attempted(path: Path, decode: Callable[[IO[bytes], str], UInt8]) -> UInt8:
         raise
     except PermissionError as error:
         _refuse(path, "no permission to read it", "Give this user the right to read it.", error)
-    except _RefusedError as error:
+    except RefusedError as error:
         _refuse(path, str(error), error.remedy, error)
     except Image.DecompressionBombError as error:
         _refuse(path, str(error), "Scale it down or cut it into tiles.", error)
@@ -218,103 +212,16 @@ def _require_file(path: Path) -> None:
         raise InvalidFileError(f"{name} cannot be read: the file is empty.", "Bring the image again.")
 
 
-def _open(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
-    """Do as `Image.open`, without its warning from 89 megapixels on and with the plug-in's reason where it fails."""
-    Image.init()
-    file.seek(0)
-    start = file.read(16)
-    reasons = ["its content is no image of a known format"]
-    for name, suffixes in _SUFFIXES.items():
-        factory, accepts = Image.OPEN.get(name, (None, None))
-        known = accepts(start) if accepts else suffix in suffixes  # only TGA has no mark of its own
-        if isinstance(known, str):  # this Pillow was built without the decoder
-            reasons.append(known)
-        if factory is None or not known or isinstance(known, str):
-            continue
-        file.seek(0)
-        try:
-            image = factory(file, "")
-        except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            reasons.append(f"{name}: {error}")
-        else:
-            _require_bounded(image)
-            _mend_planes(image)
-            return image
-    raise _RefusedError(reasons[-1], "Replace the file, or save it anew as PNG or JPEG.")
-
-
-def _require_bounded(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _RefusedError(
-            f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}", "Scale it down or cut it into tiles."
-        )
-
-
-def _mend_planes(image: ImageFile.ImageFile) -> None:
-    """Pillow takes 16-bit colours that a TIFF stores in planes for 8-bit ones."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or _raw_mode(image) != "R":
-        return
-    if max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) > 8:  # noqa: PLR2004
-        order = "L" if image.tag_v2.prefix == TiffImagePlugin.II else "B"
-        _set_raw_modes(image, {band: f"{band};16{order}" for band in "RGBA"})
-
-
-def _set_raw_modes(image: ImageFile.ImageFile, replacements: Mapping[str, str]) -> None:
-    for place, tile in enumerate(image.tile):
-        raw_mode, *others = _arguments(tile)
-        image.tile[place] = tile._replace(args=(replacements[raw_mode], *others))
-
-
 def _to_rgb(file: IO[bytes], suffix: str) -> UInt8:
-    image = _open(file, suffix)
-    raw_mode = _raw_mode(image)
-    _load(image, file)
+    image = opened(file, suffix)
+    stored = raw_mode(image)
+    load(image, file)
     orientation = _orientation(image)
-    pixels = _rgb(image, largest=4095 if raw_mode == "I;12" else 65535)
-    if raw_mode in _LOW_BYTE:
+    pixels = _rgb(image, largest=4095 if stored == "I;12" else 65535)
+    if stored in _LOW_BYTE:
         del image
-        _round_to_nearest(pixels, _low_bytes(file, suffix), channels=1 if raw_mode == "LA;16B" else 3)
+        _round_to_nearest(pixels, _low_bytes(file, suffix), channels=1 if stored == "LA;16B" else 3)
     return _upright(pixels, orientation)
-
-
-def _load(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
-    image.load()
-    _require_bounded(image)
-    if image.format == "PNG":
-        _require_checksums(file)
-    if image.format == "JPEG2000" and image.mode not in _WIDE_MODES:
-        _require_8_bits(file)
-
-
-def _require_checksums(png: IO[bytes]) -> None:
-    """Pillow skips the checksums of pixel data, and one flipped bit in ten still inflates to something."""
-    png.seek(8)
-    while len(head := png.read(8)) == 8:  # noqa: PLR2004 - length and kind, four bytes each
-        length, kind = struct.unpack(">I4s", head)
-        if kind != b"IDAT":
-            png.seek(length + 4, io.SEEK_CUR)
-        elif zlib.crc32(png.read(length), zlib.crc32(kind)) != int.from_bytes(png.read(4), "big"):
-            raise _RefusedError("its pixel data fails its checksum", "Replace the file: it is damaged.")
-
-
-def _require_8_bits(jpeg2000: IO[bytes]) -> None:
-    """Pillow rounds more bits to 8 and lets white run over to black (but for grey alone: that stays wide)."""
-    jpeg2000.seek(0)
-    content = jpeg2000.read()
-    depth = (content[content.find(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1  # Ssiz, ISO/IEC 15444-1 A.5.1
-    if depth > 8:  # noqa: PLR2004
-        raise _RefusedError(f"JPEG 2000 colours of {depth} bits are not supported", "Save it anew as 16-bit PNG.")
-
-
-def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the file stores its pixels, in Pillow's words; known until the image is loaded."""
-    return str(_arguments(image.tile[0])[0]) if image.tile else ""
-
-
-def _arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
-    """Arguments of the decoder, raw mode first."""
-    return (tile.args or ("",)) if isinstance(tile.args, tuple) else (tile.args,)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -340,9 +247,9 @@ def _upright(pixels: UInt8, orientation: int) -> UInt8:
 
 def _rgb(image: Image.Image, *, largest: int) -> UInt8:
     """`largest` is the value that a wide grey image calls white."""
-    wide = image.mode in _WIDE_MODES or (image.mode == "I" and image.format == "PPM")  # a PGM of more than 8 bits
+    wide = image.mode in WIDE_MODES or (image.mode == "I" and image.format == "PPM")  # a PGM of more than 8 bits
     if not wide and image.mode not in _COLOUR_MODES:
-        raise _RefusedError(
+        raise RefusedError(
             f"its pixels are {'floats' if image.mode == 'F' else f'of mode {image.mode}'}, whose range is unknown",
             "Save it anew with 8 or 16 bits, scaled as the network was trained.",
         )
@@ -369,8 +276,8 @@ def _to_8_bits(grey: Image.Image, largest: int) -> UInt8:
 
 
 def _low_bytes(file: IO[bytes], suffix: str) -> Image.Image:
-    image = _open(file, suffix)
-    _set_raw_modes(image, _LOW_BYTE)
+    image = opened(file, suffix)
+    set_raw_modes(image, _LOW_BYTE)
     image.load()
     return image
 
@@ -384,11 +291,11 @@ def _round_to_nearest(pixels: UInt8, low_bytes: Image.Image, *, channels: int) -
 
 
 def _to_indices(file: IO[bytes], suffix: str) -> UInt8:
-    image = _open(file, suffix)
+    image = opened(file, suffix)
     stored, stretched = _grey_range(image)
-    _load(image, file)
-    if image.mode not in {"P", "L", "1", "I"} | _WIDE_MODES:
-        raise _RefusedError(
+    load(image, file)
+    if image.mode not in {"P", "L", "1", "I"} | WIDE_MODES:
+        raise RefusedError(
             f"a mask holds class numbers, this one has pixels of mode {image.mode}",
             "Give index masks: one channel, each value the number of a class.",
         )
@@ -396,7 +303,7 @@ def _to_indices(file: IO[bytes], suffix: str) -> UInt8:
     if image.mode not in {"P", "1"} and stored != stretched:
         indices = (indices.astype(np.int64) * stored + stretched // 2) // stretched
     if indices.min() < 0 or indices.max() >= MAX_CLASSES:
-        raise _RefusedError(
+        raise RefusedError(
             f"a mask holds class numbers up to {MAX_CLASSES - 1}, this one has values from {indices.min()} to"
             f" {indices.max()}",
             "Give index masks: one channel, each value the number of a class.",
@@ -406,11 +313,11 @@ def _to_indices(file: IO[bytes], suffix: str) -> UInt8:
 
 def _grey_range(image: ImageFile.ImageFile) -> tuple[int, int]:
     """Largest value stored, and what Pillow stretches it to: in grey of 2 and 4 bits, and in PGM."""
-    raw_mode = _raw_mode(image)
-    if raw_mode.startswith(("L;2", "L;4")):
-        return 2 ** int(raw_mode[2]) - 1, 255
+    stored = raw_mode(image)
+    if stored.startswith(("L;2", "L;4")):
+        return 2 ** int(stored[2]) - 1, 255
     if image.tile and image.tile[0][0] in {"ppm", "ppm_plain"} and image.mode != "1":
-        return int(_arguments(image.tile[0])[-1]), 65535 if image.mode == "I" else 255
+        return int(arguments(image.tile[0])[-1]), 65535 if image.mode == "I" else 255
     return 255, 255
 
 
@@ -427,7 +334,7 @@ def _palette(colours: Colours) -> UInt8:
     return palette
 
 
-def _encoded(image: Image.Image, format_: str, **options: int) -> bytes:
+def _encoded(image: Image.Image, format_: str, **options: Any) -> bytes:  # noqa: ANN401 - of Pillow's encoders
     buffer = io.BytesIO()
     image.save(buffer, format_, **options)
     return buffer.getvalue()

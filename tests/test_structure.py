@@ -28,6 +28,7 @@ FOREIGN_FORMATS = {
     "engines/ort.py": "the JSON of ONNX Runtime's profiler",
     "engines/ov.py": "the facts that OpenVINO keeps of a node",
     "external_data.py": "the entries of an ONNX file about its external data",
+    "image_files.py": "what Pillow knows of formats",
     "images.py": "what Pillow keeps of an image",
     "timing/earlier_results.py": "what segdeploy 0.1 wrote",
     "timing/machine.py": "the kernel's control groups",
