@@ -234,18 +234,20 @@ def infer(
     device: str = "auto",
     options: RunOptions = engines.RUN,
     write: Sequence[str] = ("mask",),
+    names: str = "stem",
     progress: Progress = silent,
 ) -> "Report":
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why.
 
     `write`: the kinds of output, `mask`, `overlay`, `npy`; masks go to `out`, overlays to `out`-overlays, every other
-    kind to `out`-KIND.
+    kind to `out`-KIND. `names`: `stem` calls the mask of `a/x.jpg` `a/x.png`, `full` `a/x.jpg.png`; of two images that
+    would share a name the first is done, each other fails.
     """
-    from segdeploy.inference import outputs, sources
+    from segdeploy.inference import naming, outputs, sources
     from segdeploy.inference import run as folder
     from segdeploy.inference.report import EngineUsed
 
-    kinds = outputs.require(write)
+    kinds, names = outputs.require(write), naming.require(names)
     named = [os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     found_sources, skipped = sources.find(named, leave_out=Path(out))
     found = making.find(_text(model), engine, device, progress)
@@ -254,7 +256,7 @@ def infer(
         _opened(found, dataclasses.replace(options, threads=threads, hint="throughput"), progress) as opened,
         progress("Segmenting", len(found_sources)) as done,
     ):
-        summary = folder.run(opened, found_sources, Path(out), outputs=kinds, done=done)
+        summary = folder.run(opened, found_sources, Path(out), outputs=kinds, names=names, done=done)
     used = EngineUsed(
         model=found.file.spec.model,
         runtime=found.runtime,

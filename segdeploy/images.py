@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 from segdeploy import image_files
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.image_files import WIDE_MODES, RefusedError, arguments, load, opened, raw_mode, set_raw_modes
+from segdeploy.paths import shown
 from segdeploy.spec import MAX_CLASSES, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
@@ -149,6 +150,8 @@ def jpeg(photo: UInt8, *, comment: bytes = b"") -> bytes:
 def is_ours(path: Path) -> bool:
     """Whether a file says that it is a mask or an overlay of `infer`; one that cannot be read does not."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             start = file.read(_MARKED)
     except (OSError, ValueError):
@@ -190,16 +193,12 @@ def _attempted(path: Path, decode: Callable[[IO[bytes], str], UInt8]) -> UInt8:
 
 def _refuse(path: Path, reason: str, remedy: str, error: Exception) -> NoReturn:
     traceback.clear_frames(error.__traceback__)  # a kept error would keep its half-read image
-    what = f"{_in_one_line(str(path))} cannot be read: {_in_one_line(' '.join(reason.split())).rstrip('.')}."
+    what = f"{shown(path)} cannot be read: {shown(' '.join(reason.split())).rstrip('.')}."
     raise InvalidFileError(what, remedy) from error
 
 
-def _in_one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _require_file(path: Path) -> None:
-    name = _in_one_line(str(path))
+    name = shown(path)
     try:
         facts = path.stat()
     except PermissionError as error:

@@ -1,9 +1,14 @@
-"""Files may be given as text."""
+"""Files may be given as text, and are shown as text."""
 
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
+
+
+def shown(path: Path | str) -> str:
+    """A path on one line, whatever its name holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def hold_paths(options: Any, *names: str) -> None:  # noqa: ANN401 - a frozen dataclass that is being made

@@ -11,7 +11,7 @@ SCHEMA: Literal[1] = 1
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Failure:
-    """An image that could not be segmented, and why."""
+    """An image of which not everything was written, and why: one line that names it."""
 
     path: str
     reason: str
@@ -52,8 +52,9 @@ class EngineUsed:
 class Report:
     """What became of every file, how long that took, and what segmented the images.
 
-    `skipped` counts files whose names are not those of images. `seconds` is the time that passed; `cores` are those
-    this process may use. The fields of EngineUsed follow `outputs`.
+    `done` counts the images of which everything was written, `skipped` the files whose names are not those of images,
+    and the masks and overlays that segdeploy wrote. `seconds` is the time that passed; `cores` are those this process
+    may use. The fields of EngineUsed follow `outputs`.
     """
 
     schema: Literal[1] = SCHEMA

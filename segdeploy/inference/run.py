@@ -1,7 +1,7 @@
 """Segments a folder of images into a folder of masks or of other outputs: every file is reported, none half written."""
 
 import dataclasses
-import itertools
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +10,17 @@ from pathlib import Path, PurePath
 from segdeploy import artifact, cores, images
 from segdeploy.engines import Engine
 from segdeploy.errors import SegdeployError
+from segdeploy.inference import naming
+from segdeploy.inference.naming import Place, divided
 from segdeploy.inference.outputs import Output, Segmented, folder, load, require
 from segdeploy.inference.report import CpuTime, EngineUsed, Failure, OutputFolder, Report
-from segdeploy.inference.sources import Source, require_spared, targets
+from segdeploy.inference.sources import Source, require_spared
+from segdeploy.paths import shown
 
 STEPS = ("read", "resize", "engine", "write")
 POLL_S = 0.01
+# What a system says of one file's name, or of what already has it: other files can be written all the same.
+_OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,15 +65,17 @@ def run(
     out: Path,
     *,
     outputs: Sequence[str] = ("mask",),
+    names: str = naming.STEM,
     done: Callable[[], None],
 ) -> Summary:
     """Segment every source, one worker for each usable core; `done` is called after each, failed or not.
 
-    `outputs` names what is written of each image: masks go into `out`, the rest into folders beside it.
-    A file that cannot be read is noted and the rest goes on; a folder that cannot be written to ends the run with its
-    error. Ctrl-C ends it after the images at work; what is written stays.
+    `outputs` names what is written of each image: masks go into `out`, the rest into folders beside it. `names`:
+    `stem` calls them `a/x.png` for `a/x.jpg`, `full` `a/x.jpg.png`; of two images that would share a name, the first is
+    done. What cannot be read, or written under its name, is noted and the rest goes on; a folder that cannot be written
+    to ends the run with its error. Ctrl-C ends it after the images at work; what is written stays.
     """
-    job = _Job(engine, sources, out, kinds=require(outputs), done=done)
+    job = _Job(engine, sources, out, kinds=require(outputs), names=naming.require(names), done=done)
     started, spent_before = time.monotonic(), time.process_time()
     workers = [threading.Thread(target=job.work) for _ in range(cores.usable())]
     try:
@@ -90,24 +97,39 @@ def run(
 class _Writer:
     """One kind of output of this run: where its files go, and what encodes them."""
 
-    place: OutputFolder
+    kind: OutputFolder
     output: Output
 
-    def file(self, target: PurePath) -> Path:
-        return self.place.folder / f"{target}{self.output.SUFFIX}"
+    @property
+    def place(self) -> Place:
+        return Place(self.kind.folder, self.output.SUFFIX)
+
+    def write(self, target: PurePath, segmented: Segmented) -> None:
+        artifact.write_atomically(self.place.file(target), self.output.encode(segmented))
 
 
 class _Job:
     def __init__(
-        self, engine: Engine, sources: Sequence[Source], out: Path, *, kinds: Sequence[str], done: Callable[[], None]
+        self,
+        engine: Engine,
+        sources: Sequence[Source],
+        out: Path,
+        *,
+        kinds: Sequence[str],
+        names: str,
+        done: Callable[[], None],
     ) -> None:
         self.engine = engine
         self.writers = [_Writer(OutputFolder(kind, folder(out, kind)), load(kind)) for kind in kinds]
         self.done = done
-        self.summary = Summary(out, tuple(writer.place for writer in self.writers))
-        names = targets(sources, suffix=self.writers[0].output.SUFFIX)
-        require_spared(sources, itertools.chain.from_iterable(map(self._files, names)))
-        self.targets = zip(sources, names, strict=True)
+        self.summary = Summary(out, tuple(writer.kind for writer in self.writers))
+        places = [writer.place for writer in self.writers]
+        kept, self.summary.failed = divided(sources, places, names)
+        require_spared(sources, (place.file(target) for _, target in kept for place in places))
+        _make(places)
+        for _ in self.summary.failed:
+            done()
+        self.targets = iter(kept)
         self.stop = threading.Event()
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
@@ -146,22 +168,22 @@ class _Job:
     def _one(self, source: Source, target: PurePath) -> None:
         clock = _Clock()
         try:
-            encoded = self._encoded(source, clock)
+            segmented = self._segmented(source, clock)
         except (SegdeployError, MemoryError) as error:
-            with self._lock:
-                self.summary.failed.append(Failure(str(source.path), _reason(error, source.path)))
-                self.summary.failed_s += clock.total()
-            return
-        for path, data in zip(self._files(target), encoded, strict=True):
-            artifact.write_atomically(path, data)
+            reasons = [_reason(error, source.path)]
+        else:
+            reasons = [reason for writer in self.writers if (reason := _not_written(writer, source, target, segmented))]
         clock.stop("write")
         with self._lock:
+            if reasons:
+                self.summary.failed.append(Failure(str(source.path), " ".join(reasons)))
+                self.summary.failed_s += clock.total()
+                return
             self.summary.done += 1
             for step, spent in clock.spent.items():
                 self.summary.cpu_s[step] += spent
 
-    def _encoded(self, source: Source, clock: "_Clock") -> list[bytes]:
-        """What goes into the files of `_files`, all of it before any is written."""
+    def _segmented(self, source: Source, clock: "_Clock") -> Segmented:
         photo = images.read(source.path)
         clock.stop("read")
         image = images.prepared(photo, self.engine.spec)
@@ -172,10 +194,27 @@ class _Job:
         height, width, _ = photo.shape
         segmented = Segmented(photo, images.to_photo_size(class_map, height=height, width=width), self.engine.spec)
         clock.stop("resize")
-        return [writer.output.encode(segmented) for writer in self.writers]
+        return segmented
 
-    def _files(self, target: PurePath) -> list[Path]:
-        return [writer.file(target) for writer in self.writers]
+
+def _make(places: Sequence[Place]) -> None:
+    """The folders of this run: where one cannot be made, no image can be written."""
+    for place in places:
+        try:
+            place.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise artifact.cannot_write(place.folder, error) from error
+
+
+def _not_written(writer: _Writer, source: Source, target: PurePath, segmented: Segmented) -> str:
+    """Why there is no file of that kind; empty where there is one. Raise where no other could be written either."""
+    try:
+        writer.write(target, segmented)
+    except (SegdeployError, MemoryError) as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _OF_ONE_NAME:
+            raise
+        return _reason(error, source.path)
+    return ""
 
 
 class _Clock:
@@ -195,4 +234,9 @@ class _Clock:
 
 
 def _reason(error: BaseException, path: Path) -> str:
-    return error.what if isinstance(error, SegdeployError) else f"{path} is too large for the memory there is."
+    """On one line; it names the image."""
+    name = shown(path)
+    if not isinstance(error, SegdeployError):
+        return f"{name} is too large for the memory there is."
+    what = shown(error.what)
+    return what if name in what else f"{name}: {what}"

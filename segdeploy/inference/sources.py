@@ -1,10 +1,9 @@
-"""Finds the images to segment, and names the files that are made from them so that none replaces another."""
+"""Finds the images to segment: those below what the user named, but for what segdeploy made of them before."""
 
 import dataclasses
 import glob
 import itertools
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -25,46 +24,39 @@ class Source:
     def path(self) -> Path:
         return Path(self.root, self.relative)
 
+    @property
+    def stem(self) -> str:
+        """`relative` without its ending."""
+        return self.relative[: -len(PurePath(self.relative).suffix)]
+
 
 def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
     """Every image below the inputs (a folder, a file, a glob, or a .txt with a path a line), and how many others.
 
     Folders are walked in the order of names, without following links to folders. `leave_out` is the folder of the
-    masks: what an earlier run wrote there, or into the folders of other outputs beside it, is not looked at. A path in
-    a list is relative to the list's folder.
+    masks: what an earlier run wrote there, or into the folders of other outputs beside it, is not looked at. Masks and
+    overlays that segdeploy wrote elsewhere count with the others. A path in a list is relative to the list's folder.
     """
     found: dict[str, Source] = {}
-    skipped = 0
+    skipped = ours = 0
     apart = {os.path.realpath(folder) for folder in outputs.folders(leave_out)}
     for source in _each(inputs, apart):
-        if PurePath(source.relative).suffix.lower() in images.EXTENSIONS:
-            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - `..` goes, links stay
-        else:
+        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS:
             skipped += 1
+        elif images.is_ours(source.path):
+            ours += 1
+        else:
+            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - `..` goes, links stay
+    if not found and ours:
+        raise InvalidRequestError(
+            f"there is nothing but masks and overlays of segdeploy in {', '.join(inputs)}.",
+            "Name the photographs that they were made of.",
+        )
     if not found:
         raise InvalidRequestError(
             f"there are no images in {', '.join(inputs)}.", f"Known endings: {' '.join(sorted(images.EXTENSIONS))}."
         )
-    return list(found.values()), skipped
-
-
-def targets(sources: Sequence[Source], *, suffix: str) -> list[PurePath]:
-    """What the files of each image are called, below the folder of their output and without the output's ending.
-
-    It is the image's path without its own ending, or with it where two images would share a file. Raise
-    InvalidRequestError where two still would; `suffix` completes the name that the error shows.
-    """
-    stems = Counter(_stem(source) for source in sources)
-    targets = [_stem(source) if stems[_stem(source)] == 1 else source.relative for source in sources]
-    first: dict[str, Source] = {}
-    for source, target in zip(sources, targets, strict=True):
-        other = first.setdefault(target, source)
-        if other is not source:
-            raise InvalidRequestError(
-                f"{other.path} and {source.path} would both be written to {target}{suffix}.",
-                "Run them one after the other, each with its own --out.",
-            )
-    return [PurePath(target) for target in targets]
+    return list(found.values()), skipped + ours
 
 
 def require_spared(sources: Sequence[Source], written: Iterable[Path]) -> None:
@@ -83,10 +75,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
-
-
-def _stem(source: Source) -> str:
-    return source.relative[: -len(PurePath(source.relative).suffix)]
 
 
 def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:

@@ -189,7 +189,10 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
         ("parity --data data --engine ort:fp32 --bisect", "engine, bisected on 0.png: All 23 layers, each given what"),
         ("bench --runs 2 --engine ort:fp32", "2 interleaved runs"),
         ("eval --data data --engine ort:fp32", "unet in ort, 3 images: mIoU 0."),
-        ("infer data/images --engine ort:fp32", "6 done, 0 failed, 0 skipped (no images by name): masks"),
+        (
+            "infer data/images --engine ort:fp32",
+            "6 done, 0 failed, 0 skipped (no images, or written by segdeploy)",
+        ),
         (f"inspect {GRAPH}", "kind: graph"),
         ("inspect checkpoints/unet.safetensors", "kind: checkpoint"),
         ("models", "weights: file checkpoints/unet.safetensors (no mIoU)"),

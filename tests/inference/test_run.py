@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 from segdeploy import images, typed_json
 from segdeploy.engines import Engine
-from segdeploy.errors import InvalidFileError
+from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.inference.report import EngineUsed, Failure, OutputFolder
 from segdeploy.spec import Precision
 
@@ -233,13 +233,15 @@ def test_a_run_in_which_everything_failed_has_a_report(run: Run, workspace: Path
     assert done.json()["cpu_ms_per_image"] == {"read": None, "resize": None, "engine": None, "write": None}
 
 
-def test_an_overlay_that_no_jpeg_can_hold_fails_alone(workspace: Path) -> None:
+def test_an_overlay_that_no_jpeg_can_hold_does_not_cost_the_mask(workspace: Path) -> None:
     photographs(workspace / "photos", "a.png")
     Image.fromarray(np.zeros((1, 65_501, 3), np.uint8)).save("photos/long.png")
     report = segment("photos", write=WITH_OVERLAYS)
     assert (report.done, len(report.failed)) == (1, 1)
-    assert "an overlay of 65501x1 is too long" in report.failed[0].reason
-    assert below("masks") == ["a.png"]
+    assert report.failed[0].path == "photos/long.png"
+    assert report.failed[0].reason.startswith("photos/long.png: an overlay of 65501x1 is too long: ")
+    assert below("masks") == ["a.png", "long.png"]
+    assert below("masks-overlays") == ["a.jpg"]
     assert segment("photos").done == 2
 
 
@@ -366,15 +368,18 @@ def test_ctrl_c_at_any_moment_stops_the_workers(
     assert [thread.is_alive() for thread in started] == [False]
 
 
-def test_a_killed_run_leaves_no_half_mask_under_a_name(workspace: Path) -> None:
-    """What was being written is hidden, and no image."""
+def test_a_killed_run_leaves_no_half_mask_under_a_name(run: Run, workspace: Path) -> None:
+    """What was being written is hidden, and no image; the next run removes it."""
     links(workspace / "photos", MANY, height=1200, width=1600)
     code, out, _ = cut_off(signal.SIGKILL, after=5)
     assert (code, out) == (-signal.SIGKILL, "")
     named = [name for name in below("masks") if not name.startswith(".")]
     assert 5 <= len(named) < MANY
     assert all(indices(Path("masks", name)).shape == (1200, 1600) for name in named)
-    assert found("masks", out="elsewhere")[0] == named
+    with pytest.raises(InvalidRequestError, match="nothing but masks and overlays of segdeploy"):
+        found("masks", out="elsewhere")
+    assert run("infer", "photos/0000.jpg", *ORT).code == 0
+    assert below("masks") == sorted({*named, "0000.png"})
 
 
 # Real images

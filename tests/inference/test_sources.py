@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import Run, as_ordinary_user, photographs
-from inference_folders import ORT, WITH_OVERLAYS, below, found, indices, segment
+from inference_folders import ORT, WITH_OVERLAYS, below, found, segment
 
 from segdeploy import api
 from segdeploy.errors import InvalidFileError, InvalidRequestError
@@ -108,30 +107,6 @@ def test_masks_keep_the_paths_of_their_images(workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "sub/a.jpg", "sub/deep/c.png")
     segment("photos")
     assert below("masks") == ["a.png", "sub/a.png", "sub/deep/c.png"]
-
-
-def test_images_of_one_stem_both_have_their_mask(workspace: Path) -> None:
-    photographs(workspace / "photos", "a.jpg", "a.png", "b.jpg", "sub/a.jpg")
-    assert segment("photos", write=WITH_OVERLAYS).done == 4
-    assert below("masks") == ["a.jpg.png", "a.png.png", "b.png", "sub/a.png"]
-    assert below("masks-overlays") == ["a.jpg.jpg", "a.png.jpg", "b.jpg", "sub/a.jpg"]
-    assert not np.array_equal(indices(workspace / "masks/a.jpg.png"), indices(workspace / "masks/a.png.png"))
-
-
-@pytest.mark.parametrize(
-    "names,inputs",
-    [
-        (("one/a.jpg", "two/a.jpg"), ("one", "two")),
-        (("a.jpg", "a.png", "a.jpg.tif"), (".",)),
-    ],
-)
-def test_two_images_that_would_share_a_mask_are_refused_before_anything_runs(
-    workspace: Path, names: tuple[str, ...], inputs: tuple[str, ...]
-) -> None:
-    photographs(workspace, *names)
-    with pytest.raises(InvalidRequestError, match=r"would both be written to a(\.jpg)?\.(jpg|png)"):
-        segment(*inputs)
-    assert not (workspace / "masks").exists()
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -236,7 +211,28 @@ def test_a_strange_name_is_as_good_as_any(run: Run, name: str) -> None:
     assert below(f"out {name}") == [f"{name[:-4]}.png"]
 
 
-def test_two_images_that_would_share_a_file_are_named_with_it() -> None:
-    one, two = sources.Source("one", "a.jpg"), sources.Source("two", "a.jpg")
-    with pytest.raises(InvalidRequestError, match=r"^one/a.jpg and two/a.jpg would both be written to a.jpg.npy\."):
-        sources.targets([one, two], suffix=".npy")
+# What segdeploy wrote itself
+
+
+@pytest.mark.parametrize("named", ["old", "old/*", "**/old*/*", "list.txt"])
+def test_earlier_masks_and_overlays_are_no_photographs(workspace: Path, named: str) -> None:
+    """Wherever they lie by now, and whatever they are called."""
+    photographs(workspace / "photos", "a.jpg", "b.png")
+    segment("photos", out="old", write=WITH_OVERLAYS)
+    (workspace / "old-overlays/a.jpg").rename(workspace / "old/a overlay.jpeg")
+    (workspace / "list.txt").write_text("\n".join(f"old/{name}" for name in below("old")))
+    with pytest.raises(InvalidRequestError) as refused:
+        segment(named)
+    assert refused.value.what == f"there is nothing but masks and overlays of segdeploy in {named}."
+    photographs(workspace / "old", "c.png")
+    with (workspace / "list.txt").open("a") as names:
+        names.write("\nold/c.png")
+    report = segment(named)
+    assert (report.done, report.failed) == (1, ())
+    assert report.skipped >= 3
+
+
+def test_a_pipe_is_not_waited_for(workspace: Path) -> None:
+    photographs(workspace / "photos", "a.jpg")
+    os.mkfifo(workspace / "photos/pipe.png")
+    assert found("photos") == (["a.jpg", "pipe.png"], 0)

@@ -25,6 +25,13 @@ _outputs = options.together(
         metavar="KIND[,KIND]...",
         help="What is written of each photo, such as mask,overlay,npy: all but masks into a folder beside OUT.",
     ),
+    click.option(
+        "--names",
+        type=click.Choice(["stem", "full"]),
+        default="stem",
+        show_default=True,
+        help="The mask of a/x.jpg is a/x.png; full: a/x.jpg.png, so that a/x.png has one too.",
+    ),
     click.option("--overlay", is_flag=True, help="Also write photo and mask in one picture, into OUT-overlays."),
 )
 
@@ -46,10 +53,14 @@ def infer(
     cuda_graphs: bool,
     out: Path,
     kinds: str,
+    names: str,
     overlay: bool,
     as_json: bool,
 ) -> None:
-    """Masks for a folder of photographs; exit 5 if a file could not be read (the rest is done)."""
+    """Masks for a folder of photographs; exit 5 if a file failed (the rest is done).
+
+    Masks and overlays that segdeploy wrote are known as such and not segmented again.
+    """
     from segdeploy import api
     from segdeploy.inference import outputs
 
@@ -61,6 +72,7 @@ def infer(
         device=device,
         options=options.run_options(cuda, cuda_graphs=cuda_graphs),
         write=outputs.parse(f"{kinds},overlay" if overlay else kinds),
+        names=names,
         progress=bars.show_progress,
     )
     for failure in report.failed:
@@ -73,8 +85,8 @@ def infer(
 
 
 def _lines(report: "Report") -> Iterator[str]:
-    counts = f"{report.done} done, {len(report.failed)} failed, {report.skipped} skipped (no images by name)"
-    yield f"{counts}: {report.out}"
+    skipped = f"{report.skipped} skipped (no images, or written by segdeploy)"
+    yield f"{report.done} done, {len(report.failed)} failed, {skipped}: {report.out}"
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
     engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
     yield f"{engine}, {report.seconds:.1f} s, {report.images_per_s:.1f} images/s"
