@@ -1,6 +1,7 @@
 """How results are printed: one JSON document, or lines and a table."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from segdeploy.artifact import Artifact
 
 FILE_WIDTH = 200
+UNBOUNDED = 100_000  # columns: more than any table has
 LONGEST_VALUE = 160  # characters: two lines of a terminal
 
 
@@ -24,15 +26,30 @@ def show(document: object, *, as_json: bool, lines: Iterable[str], table: "Calla
         click.echo(json.dumps(typed_json.to_builtins(document), indent=1))
         return
     if table is not None:
-        console().print(table())
+        _print(table())
     click.echo("\n".join(line for line in lines if line))
+
+
+def _print(table: "Table") -> None:
+    """As a table where it fits, else a block of lines for each row: squeezed columns cannot be read."""
+    wide = console()
+    unbounded = wide.options.update(max_width=UNBOUNDED)
+    if wide.measure(table, options=unbounded).maximum <= wide.width:
+        wide.print(table)
+        return
+    headers = [str(column.header) for column in table.columns]
+    longest = max(map(len, headers))
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        lines = [str(first), *(f"  {name:{longest}}  {cell}" for name, cell in zip(headers[1:], others, strict=True))]
+        click.echo("\n".join(lines))
+    click.echo()
 
 
 def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False)
-    if not made.is_terminal:
+    if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = FILE_WIDTH  # a table in a log is not cut at eighty columns
     return made
 
