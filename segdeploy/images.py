@@ -1,6 +1,7 @@
 """One way to read an image, one way to resize it, one way to write a mask."""
 
 import io
+import os
 import stat
 import sys
 import threading
@@ -23,7 +24,7 @@ from segdeploy.spec import MAX_CLASSES, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Colours: TypeAlias = Sequence[tuple[int, int, int]]
-Photo: TypeAlias = UInt8 | Image.Image | Path | str
+Photo: TypeAlias = UInt8 | Image.Image | os.PathLike[str] | str
 
 EXTENSIONS = image_files.EXTENSIONS
 RANK = 3  # of a photograph: height, width, and as many channels
@@ -57,17 +58,29 @@ def to_rgb(photo: object) -> UInt8:
 
     Raise InvalidRequestError for anything else, and what `read` raises for a path.
     """
-    if isinstance(photo, str | Path):
-        return read(photo)
+    if isinstance(photo, str | os.PathLike):
+        return read(Path(photo))
     if isinstance(photo, Image.Image):
-        try:
-            photo.load()
-            return _upright(_rgb(photo, largest=65535), _orientation(photo))
-        except (RefusedError, OSError) as error:
-            raise InvalidRequestError(f"the image cannot be used: {error}.", "Give it as RGB of 8 bits.") from error
-    if isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == RANK and photo.shape[2] == RANK:
-        return photo
-    given = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+        return _of_pillow(photo)
+    if not isinstance(photo, np.ndarray):
+        _refuse_kind(type(photo).__name__)
+    if photo.dtype != np.uint8 or photo.ndim != RANK or photo.shape[2] != RANK or not photo.size:
+        _refuse_kind(f"{photo.dtype} {photo.shape}")
+    return photo
+
+
+def _of_pillow(photo: Image.Image) -> UInt8:
+    if not photo.width * photo.height:
+        _refuse_kind(f"an image of {photo.width}x{photo.height}")
+    try:
+        photo.load()
+        return _upright(_rgb(photo, largest=65535), _orientation(photo))
+    except (RefusedError, OSError, ValueError, SyntaxError) as error:
+        reason = shown(" ".join(str(error).split())).rstrip(".")
+        raise InvalidRequestError(f"the image cannot be used: {reason}.", "Give it as RGB of 8 bits.") from error
+
+
+def _refuse_kind(given: str) -> NoReturn:
     raise InvalidRequestError(
         f"a photograph is a path, a Pillow image or uint8 RGB (H, W, 3), not {given}.",
         "Read it with segdeploy.read_image, or convert it.",

@@ -84,9 +84,11 @@ class Engine(abc.ABC):
         """
         self._require_open()
         expected = (self.spec.height, self.spec.width, 3)
-        if batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
+        is_array = isinstance(batch, np.ndarray)
+        if not is_array or batch.dtype != np.uint8 or batch.shape[1:] != expected or not len(batch):
+            given = f"{batch.dtype} {batch.shape}" if is_array else type(batch).__name__
             raise InvalidRequestError(
-                f"the images are {batch.dtype} {batch.shape}; this engine takes uint8 (N, {str(expected)[1:]}, N >= 1.",
+                f"the images are {given}; this engine takes uint8 (N, {str(expected)[1:]}, N >= 1.",
                 "Resize with segdeploy.images.prepared, or export with --size.",
             )
         return Ticket(self, len(batch), self._submit(np.ascontiguousarray(batch)))
