@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from typing import IO, Any
 
-from PIL import Image, ImageFile, TiffImagePlugin, _imaging
+from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin, _imaging
 
 MAX_PIXELS = 150_000_000
 WIDE_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
@@ -45,6 +45,8 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _JPEG_SEGMENT = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)  # neither a stuffed 0xff nor a restart
 _JPEG_START, _JPEG_END, _JPEG_LONE = b"\xd8", b"\xd9", b"\x01"
+_JPEG_SEQUENTIAL = {b"\xc0", b"\xc1"}
+_FILLER = bytes(range(1, 255)) * 4  # no marker in it
 EXTENSIONS = frozenset().union(*_SUFFIXES.values())
 
 
@@ -170,7 +172,7 @@ def load(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     if image.format == "PNG":
         _require_checksums(file)
     if image.format in {"JPEG", "MPO"}:
-        _require_end(file)
+        _require_end(image, file)
     if image.format == "JPEG2000" and image.mode not in WIDE_MODES:
         _require_8_bits(file)
 
@@ -186,18 +188,46 @@ def _require_checksums(png: IO[bytes]) -> None:
             raise RefusedError("its pixel data fails its checksum", "Replace the file: it is damaged.")
 
 
-def _require_end(jpeg: IO[bytes]) -> None:
-    """Pillow reads zeros as pixels: where they fill the end of a file, its lower part would be grey without a word."""
+def _require_end(image: ImageFile.ImageFile, jpeg: IO[bytes]) -> None:
+    """Refuse a JPEG of which the lower part would be grey without a word.
+
+    Pillow reads zeros as pixels, and makes up what is missing before an end marker. Of a progressive file only the
+    marker is looked for: what it lacks may be details of every block.
+    """
     jpeg.seek(0)
     content = jpeg.read()
-    position = 0
-    while (segment := _JPEG_SEGMENT.search(content, position)) is not None:
+    end, is_sequential = _end_of(content)
+    if end is None:
+        raise RefusedError("its end is missing, or filled with zeros", "Replace the file: it is damaged.")
+    if is_sequential and _ends_flat(image) and _depends_on_what_follows(image, content[:end]):
+        raise RefusedError("its last rows are missing", "Replace the file: it is damaged.")
+
+
+def _end_of(jpeg: bytes) -> tuple[int | None, bool]:
+    """Where the end marker of the first picture lies; whether that is sequential, in Huffman codes (ITU T.81, B.1)."""
+    position, is_sequential = 0, False
+    while (segment := _JPEG_SEGMENT.search(jpeg, position)) is not None:
         if segment[1] == _JPEG_END:
-            return
+            return segment.start(), is_sequential
+        is_sequential |= segment[1] in _JPEG_SEQUENTIAL
         position = segment.end()
         if segment[1] not in {_JPEG_START, _JPEG_LONE}:
-            position += int.from_bytes(content[position : position + 2], "big")
-    raise RefusedError("its end is missing, or filled with zeros", "Replace the file: it is damaged.")
+            position += int.from_bytes(jpeg[position : position + 2], "big")
+    return None, is_sequential
+
+
+def _ends_flat(image: ImageFile.ImageFile) -> bool:
+    """Whether the last block of 8x8 has one colour, as one that was made up does."""
+    right, bottom = image.size
+    corner = image.crop((8 * ((right - 1) // 8), 8 * ((bottom - 1) // 8), right, bottom))
+    return all(low == high for low, high in map(Image.Image.getextrema, corner.split()))
+
+
+def _depends_on_what_follows(image: ImageFile.ImageFile, jpeg: bytes) -> bool:
+    """Whether a JPEG without its end marker shows something else with other bytes behind it: it has too few itself."""
+    again = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg + _FILLER + b"\xff" + _JPEG_END))
+    again.load()
+    return ImageChops.difference(image, again).getbbox() is not None
 
 
 def _require_8_bits(jpeg2000: IO[bytes]) -> None:

@@ -97,6 +97,31 @@ def test_a_jpeg_that_decodes_to_its_last_row_out_of_zeros_is_damaged(tmp_path: P
     assert refused.remedy == "Replace the file: it is damaged."
 
 
+@pytest.mark.parametrize("kind", sorted(JPEGS.keys() - {"progressive"}))
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.97])
+@pytest.mark.parametrize("height,width", [(240, 320), (241, 323), (239, 313)])
+def test_a_jpeg_whose_last_rows_are_missing_before_its_end_is_damaged(
+    tmp_path: Path, kind: str, kept: float, height: int, width: int
+) -> None:
+    """As where a camera's stream lost a packet: the marker is there, and the decoder makes up what was before it."""
+    whole = encoded(height=height, width=width, **JPEGS[kind])
+    short = written(tmp_path / "short.jpg", whole[: int(kept * len(whole))].rstrip(b"\xff") + END)
+    with Image.open(short) as image:
+        image.load()
+    assert refusal(short).what == f"{short} cannot be read: its last rows are missing."
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("height,width", [(240, 320), (1, 1), (9, 17)])
+def test_a_whole_jpeg_that_ends_flat_is_read(tmp_path: Path, kind: str, height: int, width: int) -> None:
+    """A night sky, a page's margin: what a made-up end looks like."""
+    photo = photograph(height, width)
+    photo[height // 2 :] = (20, 20, 30)
+    for mode in ("RGB", "L", "CMYK"):
+        Image.fromarray(photo).convert(mode).save(tmp_path / "a.jpg", **JPEGS[kind])
+        assert images.read(tmp_path / "a.jpg").shape == (height, width, 3)
+
+
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("behind", [b"", bytes(1), bytes(5000), b"\xff" * 9, encoded(height=20, width=20)])
 def test_what_follows_the_end_of_a_jpeg_does_not_matter(tmp_path: Path, kind: str, behind: bytes) -> None:

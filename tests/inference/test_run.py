@@ -185,6 +185,27 @@ def test_a_bad_file_is_reported_and_the_rest_is_done(run: Run, workspace: Path) 
     assert below("masks") == ["a.png", "c.png"]
 
 
+def test_images_of_other_packages_and_damaged_ones_have_their_line(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder from a telephone: what is not read is named with what is to be installed, not left out."""
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    photographs(workspace / "photos", "a.jpg", "b.jpg", height=480, width=640)
+    (workspace / "photos/c.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (workspace / "photos/d.jxl").write_bytes(b"\xff\x0a" + bytes(20))
+    whole = (workspace / "photos/b.jpg").read_bytes()
+    (workspace / "photos/b.jpg").write_bytes(whole[: len(whole) // 2] + bytes(500_000))
+    report = segment("photos")
+    assert report.done == 1
+    other = "which Pillow reads with another package"
+    assert [failure.reason for failure in report.failed] == [
+        "photos/b.jpg cannot be read: its end is missing, or filled with zeros.",
+        f"photos/c.heic cannot be read: it is HEIC, {other} (pip install pillow-heif).",
+        f"photos/d.jxl cannot be read: it is JPEG XL, {other} (pip install pillow-jxl-plugin).",
+    ]
+
+
 def test_the_report_has_what_the_issue_asks_for(run: Run, workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "b.jpg")
     done = run("infer", "photos", *ORT, "--json")
