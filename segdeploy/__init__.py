@@ -8,6 +8,8 @@ from segdeploy._version import __version__ as __version__
 if TYPE_CHECKING:
     from segdeploy.api import bench as bench
     from segdeploy.api import build as build
+    from segdeploy.api import check_data as check_data
+    from segdeploy.api import convert_masks as convert_masks
     from segdeploy.api import doctor as doctor
     from segdeploy.api import evaluate as evaluate
     from segdeploy.api import export as export
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from segdeploy.artifact import Artifact as Artifact
     from segdeploy.benchmarking import BenchOptions as BenchOptions
     from segdeploy.certificate import Certificate as Certificate
+    from segdeploy.data.check import DataReport as DataReport
+    from segdeploy.data.convert import ConvertOptions as ConvertOptions
     from segdeploy.engines import BuildOptions as BuildOptions
     from segdeploy.engines import Engine as Engine
     from segdeploy.engines import NullEngine as NullEngine
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
     read_image = _read
 
 _VERBS = (
-    "bench build doctor evaluate export infer inspect list_models open parity report sensitivity train".split()  # noqa: SIM905 - as it is read
+    *("bench", "build", "check_data", "convert_masks", "doctor", "evaluate", "export", "infer", "inspect"),
+    *("list_models", "open", "parity", "report", "sensitivity", "train"),
 )
 _OFFERED = {
     **{verb: ("segdeploy.api", verb) for verb in _VERBS},
@@ -48,6 +53,8 @@ _OFFERED = {
     "BenchOptions": ("segdeploy.benchmarking", "BenchOptions"),
     "BuildOptions": ("segdeploy.engines", "BuildOptions"),
     "Certificate": ("segdeploy.certificate", "Certificate"),
+    "ConvertOptions": ("segdeploy.data.convert", "ConvertOptions"),
+    "DataReport": ("segdeploy.data.check", "DataReport"),
     "Effort": ("segdeploy.timing.latency", "Effort"),
     "Engine": ("segdeploy.engines", "Engine"),
     "ExportOptions": ("segdeploy.making", "ExportOptions"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segdeploy import admission, engines, making, models, proving, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
-from segdeploy.data import layouts
+from segdeploy.data import check, layouts
 from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError, missing_torch
 from segdeploy.making import ExportOptions
@@ -19,6 +19,7 @@ from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
     from segdeploy.benchmarking import BenchOptions
+    from segdeploy.data.convert import ConvertOptions, ConvertReport
     from segdeploy.diagnosis import Diagnosis
     from segdeploy.inference.report import Report
     from segdeploy.inspection import Inspection, ModelDescription
@@ -55,6 +56,10 @@ def _text(model: File | None) -> str | None:
     return None if model is None else os.fspath(model)
 
 
+def _path(named: File | None) -> Path | None:
+    return None if named is None else Path(named)
+
+
 def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engine:
     """An engine that is proven; it is closed where it is not."""
     opened = engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
@@ -77,13 +82,16 @@ def train(
     ignore_index: int = 255,
     name: str | None = None,
     resume: bool = False,
+    force: bool = False,
     progress: "TrainingProgress | None" = None,
+    checking: Progress = silent,
 ) -> Path:
-    """Train a network on a labelled folder; give the path of the best checkpoint.
+    """Train a network on a labelled folder, once it was checked; give the path of the best checkpoint.
 
     `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name`
-    begins the names of the run's files in `out`; None is the model's. Raise InvalidRequestError where another process
-    trains under that name in `out`.
+    begins the names of the run's files in `out`; None is the model's. `force` lets warnings of the check pass;
+    `checking` is its progress, `progress` that of the training. Raise InvalidRequestError where another process trains
+    under that name in `out`.
     """
     from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
@@ -91,7 +99,9 @@ def train(
         from segdeploy.training import loop
     except ImportError as error:
         raise missing_torch() from error
+    models.require(model)
     labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
+    check.require(Path(data), ignore_index=ignore_index, force=force, progress=checking)
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
     spec = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
@@ -145,18 +155,19 @@ def parity(
     data: File | None = None,
     device: str = "auto",
     options: ProofOptions = proving.DEFAULT,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Certificate:
     """Compare PyTorch, the graph and an engine pixel by pixel; the certificate goes into the manifest.
 
     Its `proves` says whether the masks are proven the same; nothing is raised where they are not. Where PyTorch or the
     checkpoint is not here, the proof kit beside the file takes their place. Without `data`, packaged weights are proven
-    on packaged images, own weights on those that training validated on. Under limits of the options, the verdict by the
-    file's own limits is kept as well, and the one that opens doors. Raise MissingRuntimeError where the engine cannot
-    run on this machine and the options require it.
+    on packaged images, own weights on those that training validated on; `force` lets warnings about labels pass. Under
+    limits of the options, the verdict by the file's own limits is kept as well, and the one that opens doors. Raise
+    MissingRuntimeError where the engine cannot run on this machine and the options require it.
     """
-    given = None if data is None else Path(data)
-    found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=given))
+    given = _path(data)
+    found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=given, force=force))
     if options.require_engine:
         _require_engine(found)
     if options.bisect and found.file.kind == "checkpoint":
@@ -166,6 +177,7 @@ def parity(
         proof = admission.without_pytorch(found, options=options, progress=progress)
     if proof is None:
         graph = making.graph_behind(found, _text(model), progress)
+        check.require_for(graph, given, force=force, progress=progress)
         pictures = workspace.proof_images_of(graph) if given is None else workspace.pictures_of(given)
         proof = proving.judge(graph, found, pictures, options=options, progress=progress)
     asked = proving.as_asked(proof, options)
@@ -197,13 +209,19 @@ def evaluate(
     engine: str = "fp32",
     device: str = "auto",
     options: RunOptions = engines.RUN,
+    force: bool = False,
     progress: Progress = silent,
 ) -> "Evaluation":
-    """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images."""
+    """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images.
+
+    The folder is checked before; `force` lets warnings pass.
+    """
     from segdeploy.proof import accuracy
 
     pictures = layouts.open_folder(Path(data)).val
-    found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=Path(data)))
+    making_options = ExportOptions(data=Path(data), force=force)
+    found = making.find(_text(model), engine, device, progress, options=making_options)
+    check.require_for(found.file, Path(data), force=force, progress=progress)
     with (
         _opened(found, options, progress) as opened,
         progress(f"Evaluating {found.file.spec.model}", len(pictures)) as done,
@@ -267,6 +285,23 @@ def infer(
         file=found.file.path,
     )
     return summary.report(used, skipped=skipped)
+
+
+def check_data(data: File, *, ignore_index: int = 255, progress: Progress = silent) -> check.DataReport:
+    """What a labelled folder holds and what is wrong with it; nothing is raised for a fault that the report can hold.
+
+    `train`, `evaluate`, `export`, `parity`, `bench` and `sensitivity` check the folder they are given in the same way.
+    """
+    return check.check(Path(data), ignore_index=ignore_index, progress=progress)
+
+
+def convert_masks(
+    colours: File, *, out: File, options: "ConvertOptions | None" = None, progress: Progress = silent
+) -> "ConvertReport":
+    """Index masks in `out` for a folder of masks in colours, by the colours of `classes.csv`."""
+    from segdeploy.data import convert
+
+    return convert.convert(Path(colours), Path(out), options=options or convert.CONVERT, progress=progress)
 
 
 def report(results: File | Sequence[File], *, out: File = "report.html", title: str | None = None) -> "WrittenPage":

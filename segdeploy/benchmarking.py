@@ -11,6 +11,7 @@ from segdeploy import admission, artifact, claims, cores, engines, making, provi
 from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
+from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
 from segdeploy.errors import InvalidRequestError, SegdeployError
@@ -40,17 +41,19 @@ class BenchOptions:
 
     `engines`: names such as ort:fp16; with `every`, each runtime and precision that this machine can use takes their
     place. `data`: a folder; its images are timed, and with masks mIoU and the certificate are of its validation images.
-    `profile`: adds the time of each layer. `save`: writes the result there, and keeps the files that were timed beside
-    it; `compare`: runs what an earlier result kept in the same interleaved run. An engine that has become slower by
-    more than `max_regression`, a share, fails. So does one that computes in a wider type than it was asked for, where
-    this machine could do better or with `require_delivered`; and with `require_faster` a low-precision engine that is
-    slower than fp32 in the same runtime, which is then timed as well. `allow_inconclusive` lets a proof count that
-    could not have failed. `command`: what the result says it was made by.
+    `force`: lets warnings about its labels pass. `profile`: adds the time of each layer. `save`: writes the result
+    there, and keeps the files that were timed beside it; `compare`: runs what an earlier result kept in the same
+    interleaved run. An engine that has become slower by more than `max_regression`, a share, fails. So does one that
+    computes in a wider type than it was asked for, where this machine could do better or with `require_delivered`; and
+    with `require_faster` a low-precision engine that is slower than fp32 in the same runtime, which is then timed as
+    well. `allow_inconclusive` lets a proof count that could not have failed. `command`: what the result says it was
+    made by.
     """
 
     engines: Sequence[str] = ("fp32",)
     every: bool = False
     data: Path | None = None
+    force: bool = False
     batches: Sequence[int] = (1,)
     effort: Effort = EFFORT
     device: str = "auto"
@@ -79,6 +82,7 @@ def run(model: str | None = None, options: BenchOptions = DEFAULT, *, progress: 
     earlier = None if options.compare is None else results.read(options.compare)
     pictures = workspace.pictures_of(options.data)
     asked, skipped = _asked(model, options, progress)
+    check.require_for(asked[0].file, options.data, force=options.force, progress=progress)
     with contextlib.ExitStack() as stack:
         contestants = [
             _contestant(stack, each, options=options, pictures=pictures, progress=progress) for each in asked

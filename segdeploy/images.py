@@ -24,6 +24,7 @@ from segdeploy.spec import MAX_CLASSES, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Colours: TypeAlias = Sequence[tuple[int, int, int]]
+T = TypeVar("T")
 Photo: TypeAlias = UInt8 | Image.Image | os.PathLike[str] | str
 
 EXTENSIONS = image_files.EXTENSIONS
@@ -74,7 +75,7 @@ def _of_pillow(photo: Image.Image) -> UInt8:
         _refuse_kind(f"an image of {photo.width}x{photo.height}")
     try:
         photo.load()
-        return _upright(_rgb(photo, largest=65535), _orientation(photo))
+        return _upright(_rgb(photo, largest=65535), orientation(photo))
     except (RefusedError, OSError, ValueError, SyntaxError) as error:
         reason = shown(" ".join(str(error).split())).rstrip(".")
         raise InvalidRequestError(f"the image cannot be used: {reason}.", "Give it as RGB of 8 bits.") from error
@@ -88,8 +89,13 @@ def _refuse_kind(given: str) -> NoReturn:
 
 
 def read_mask(path: Path) -> UInt8:
-    """(H0, W0) class indices as they are stored; the palette's colours do not matter. Raise as `read` does."""
+    """(H0, W0) class indices, upright as a photo is; the palette's colours do not matter. Raise as `read` does."""
     return _decoded(path, _to_indices)
+
+
+def looked_at(path: Path, look: Callable[[ImageFile.ImageFile, IO[bytes]], T]) -> T:
+    """What `look` finds in an image whose pixels are not decoded yet, and in its file. Raise as `read` does."""
+    return _decoded(path, lambda file, suffix: look(opened(file, suffix), file))
 
 
 def to_network_size(photo: UInt8, *, height: int, width: int) -> UInt8:
@@ -177,7 +183,7 @@ def is_ours(path: Path) -> bool:
 _filters_lock = threading.Lock()
 
 
-def _decoded(path: Path, decode: Callable[[IO[bytes], str], UInt8]) -> UInt8:
+def _decoded(path: Path, decode: Callable[[IO[bytes], str], T]) -> T:
     _require_file(path)
     try:
         return _attempted(path, decode)
@@ -188,7 +194,7 @@ def _decoded(path: Path, decode: Callable[[IO[bytes], str], UInt8]) -> UInt8:
             return _attempted(path, decode)
 
 
-def _attempted(path: Path, decode: Callable[[IO[bytes], str], UInt8]) -> UInt8:
+def _attempted(path: Path, decode: Callable[[IO[bytes], str], T]) -> T:
     try:
         with path.open("rb") as file:
             return decode(file, path.suffix.lower())
@@ -228,15 +234,15 @@ def _to_rgb(file: IO[bytes], suffix: str) -> UInt8:
     image = opened(file, suffix)
     stored = raw_mode(image)
     load(image, file)
-    orientation = _orientation(image)
+    turned = orientation(image)
     pixels = _rgb(image, largest=4095 if stored == "I;12" else 65535)
     if stored in _LOW_BYTE:
         del image
         _round_to_nearest(pixels, _low_bytes(file, suffix), channels=1 if stored == "LA;16B" else 3)
-    return _upright(pixels, orientation)
+    return _upright(pixels, turned)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """1 where EXIF is missing or broken. Ask after `load`: it turns a TIFF, and finds EXIF at the end of a PNG."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -304,6 +310,9 @@ def _round_to_nearest(pixels: UInt8, low_bytes: Image.Image, *, channels: int) -
 
 def _to_indices(file: IO[bytes], suffix: str) -> UInt8:
     image = opened(file, suffix)
+    if is_lossy(image):
+        reason = f"a mask holds class numbers, and JPEG changes them ({image.format})"
+        raise RefusedError(reason, "Make the masks anew as PNG, from where they were drawn.")
     stored, stretched = _grey_range(image)
     load(image, file)
     if image.mode not in {"P", "L", "1", "I"} | WIDE_MODES:
@@ -320,7 +329,12 @@ def _to_indices(file: IO[bytes], suffix: str) -> UInt8:
             f" {indices.max()}",
             "Give index masks: one channel, each value the number of a class.",
         )
-    return indices.astype(np.uint8)
+    return _upright(indices.astype(np.uint8), orientation(image))
+
+
+def is_lossy(image: Image.Image) -> bool:
+    """Whether it is stored in a way that changes its values; a TIFF may hold JPEG."""
+    return image.format in {"JPEG", "MPO", "JPEG2000"} or image.info.get("compression") == "jpeg"
 
 
 def _grey_range(image: ImageFile.ImageFile) -> tuple[int, int]:

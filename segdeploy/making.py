@@ -26,6 +26,7 @@ from segdeploy import precision as precisions
 from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
+from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError, missing_torch
@@ -243,10 +244,11 @@ class ExportOptions:
 
     `weights`: a checkpoint, or "random"; None takes what training left, else what comes with the package. `size`:
     (height, width) of the network's input. `variant`: how an untrained network is built. `output`: class_map or logits.
-    `data`: images that prove, and in low precision decide what stays in float32; with masks/, mIoU counts. Without it,
-    packaged weights are proven on packaged images, and own weights on those that training validated on.
-    `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`: write the images of the proof, with
-    the masks that are right there, into a file beside the graph, so that other machines can prove it.
+    `data`: images that prove, and in low precision decide what stays in float32; with masks/, mIoU counts. `force` lets
+    warnings about its labels pass. Without `data`, packaged weights are proven on packaged images, and own weights on
+    those that training validated on. `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`:
+    write the images of the proof, with the masks that are right there, into a file beside the graph, so that other
+    machines can prove it.
 
     In low precision: `forms` of int8, all where none is named. `calibrate`: a folder of images whose activations set
     the ranges; `method` clips them; `cache`: a calibration cache of TensorRT in their place. `max_drop`: points of
@@ -258,6 +260,7 @@ class ExportOptions:
     variant: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "class_map"
     data: Path | None = None
+    force: bool = False
     allow_inconclusive: bool = False
     proof_kit: bool = True
     forms: Sequence[str] = ()
@@ -305,6 +308,7 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
 
     engines.modules()[engines.REFERENCE].import_runtime()  # the proof is no option: say so before the work
     source = weights_for(model, options)
+    check.require_for(source.checkpoint, options.data, force=options.force, progress=progress)
     network, spec = checkpoint.load(source.checkpoint.path)
     height, width = options.size or (spec.height, spec.width)
     fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output}
@@ -374,6 +378,7 @@ def _quantizer(
     fp32: Artifact, wanted: Precision, options: ExportOptions, progress: Progress
 ) -> "tuple[Quantizer, list[Recipe]]":
     search = with_torch.quantization()
+    check.require_for(fp32, options.data, force=options.force, progress=progress)
     from segdeploy.quantization import images_in_parts, recipes
 
     at_hand = _pictures_at_hand(fp32)

@@ -496,11 +496,37 @@ def test_a_mask_of_colours_is_refused(tmp_path: Path, mode: str) -> None:
         images.read_mask(path)
 
 
-def test_a_mask_is_not_turned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_turned_as_its_photo(tmp_path: Path, orientation: int) -> None:
+    """EXIF that a tool copied from the photo turns both, or neither."""
     class_map = noise(2, 3, 1)[..., 0]
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     path = saved(tmp_path / "a.png", Image.fromarray(class_map), exif=exif)
+    assert np.array_equal(images.read_mask(path), images.read(path)[..., 0])
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.jpg", {}),
+        ("a.png", {"format": "JPEG"}),
+        ("a.mpo", {"format": "MPO", "save_all": True}),
+        ("a.jp2", {}),
+        ("a.tif", {"compression": "jpeg"}),
+    ],
+)
+def test_a_mask_that_is_stored_lossy_is_refused(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    """Between class 0 and class 9 it makes classes that nobody drew."""
+    path = saved(tmp_path / name, Image.fromarray(9 * (noise(20, 30, 1)[..., 0] > 127).astype(np.uint8)), **options)
+    assert images.read(path).shape == (20, 30, 3)
+    assert_refused(path, "a mask holds class numbers, and JPEG changes them", by=images.read_mask)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "packbits"])
+def test_a_mask_that_is_stored_without_loss_is_read(tmp_path: Path, compression: str | None) -> None:
+    class_map = noise(20, 30, 1)[..., 0]
+    path = saved(tmp_path / "a.tif", Image.fromarray(class_map), compression=compression)
     assert np.array_equal(images.read_mask(path), class_map)
 
 

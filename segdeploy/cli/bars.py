@@ -23,9 +23,12 @@ def show_progress(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def show_training(epochs: int) -> Iterator["TrainingBar"]:
-    """The progress of a training of so many epochs."""
-    with _bar("{task.description}") as progress:
+    """The progress of a training of so many epochs; drawn from its first step on: what is done before has its own."""
+    progress = _bar("{task.description}")
+    try:
         yield TrainingBar(progress, epochs)
+    finally:
+        progress.stop()
 
 
 def _bar(description: str) -> "Progress":
@@ -52,6 +55,7 @@ class TrainingBar:
         self._epochs = epochs
 
     def steps(self, total: int, done: int) -> None:
+        self._progress.start()
         self._progress.update(self._task, total=total, completed=done)
 
     def step(self, *, epoch: int, loss: float, miou: float | None) -> None:

@@ -166,3 +166,4 @@ allow_inconclusive = click.option(
 )
 agreement = functools.partial(click.option, "--min-agreement", type=click.FloatRange(0, 1), metavar="SHARE")
 max_drop = functools.partial(click.option, "--max-drop", type=click.FloatRange(0), metavar="POINTS")
+force = click.option("--force", is_flag=True, help="Go on where the check of the labels only warns (docs/data.md).")

@@ -1,7 +1,9 @@
 """Pictures with their masks."""
 
+import codecs
 import dataclasses
-import os
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,9 @@ from numpy.typing import NDArray
 
 from segdeploy import images
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+
+_LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,12 +37,43 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dataset:
-    """A labelled folder, divided: every picture has a mask. `has_val_list`: the folder says itself what validates."""
+    """A labelled folder, divided: every picture has a mask. `has_val_list`: the folder says itself what validates.
+
+    `unlisted`: how many images take no part. `strays`: files that are called like a mask and are no image.
+    """
 
     root: Path
     train: tuple[Picture, ...]
     val: tuple[Picture, ...]
     has_val_list: bool = False
+    unlisted: int = 0
+    strays: tuple[Path, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Those that train, then those that validate."""
+        return (*self.train, *self.val)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden (`.DS_Store`, `._a.png`), or left by a system: `Thumbs.db`, `__MACOSX`."""
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
+
+
+def same_name(name: str) -> str:
+    """One spelling for names that differ only in Unicode normalisation: macOS writes an accent apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder but litter, in the order of their names."""
+    found = (path for path in folder.glob("*") if not is_litter(path.name) and path.is_file())
+    return sorted(found, key=lambda path: (same_name(path.name), path.name))
+
+
+def is_image(path: Path) -> bool:
+    """By the ending of its name."""
+    return path.suffix.lower() in images.EXTENSIONS
 
 
 def image_files(root: Path) -> list[Path]:
@@ -45,7 +81,7 @@ def image_files(root: Path) -> list[Path]:
     if not root.is_dir():
         raise InvalidRequestError(f"there is no folder {root}.", "Give a folder with images/ and masks/.")
     folder = root / "images"
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in images.EXTENSIONS)
+    found = [path for path in files_in(folder) if is_image(path)]
     if not found:
         raise InvalidRequestError(f"{folder} is missing or has no images.", "Give a folder with images/ and masks/.")
     return found
@@ -64,6 +100,22 @@ def read_truth(mask: Path, *, classes: int, ignore_index: int) -> NDArray[np.uin
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list of files; names are bytes, whatever their encoding."""
-    lines = os.fsdecode(path.read_bytes()).removeprefix("\ufeff").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    """The lines of a list of files, in UTF-16 where it is that; else names are bytes, whatever their encoding."""
+    text = read_text(path, sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """A text that some editor wrote: UTF-16, as Windows writes it, or `encoding`, with or without a mark in front.
+
+    Raise InvalidFileError where it is neither.
+    """
+    content = path.read_bytes()
+    try:
+        if content.startswith(_UTF_16_MARKS):
+            return content.decode("utf-16")
+        if b"\0" in content:  # no name holds it; every second byte of Latin letters in UTF-16 is one
+            return content.decode("utf-16-le" if b"\0" in content[1::2] else "utf-16-be")
+        return content.decode(encoding, errors).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InvalidFileError(f"{path} is no text: {error.reason}.", "Save it as UTF-8.") from error

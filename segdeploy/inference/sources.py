@@ -33,9 +33,10 @@ class Source:
 def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
     """Every image below the inputs (a folder, a file, a glob, or a .txt with a path a line), and how many others.
 
-    Folders are walked in the order of names, without following links to folders. `leave_out` is the folder of the
-    masks: what an earlier run wrote there, or into the folders of other outputs beside it, is not looked at. Masks and
-    overlays that segdeploy wrote elsewhere count with the others. A path in a list is relative to the list's folder.
+    Folders are walked in the order of names, without following links to folders and without litter
+    (`dataset.is_litter`). `leave_out` is the folder of the masks: what an earlier run wrote there, or into the folders
+    of other outputs beside it, is not looked at. Masks and overlays that segdeploy wrote elsewhere count with the
+    others. A path in a list is relative to the list's folder.
     """
     found: dict[str, Source] = {}
     skipped = ours = 0
@@ -93,9 +94,11 @@ def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:
 def _walked(root: Path, apart: set[str]) -> Iterator[Source]:
     _require_outside(root, apart)
     for folder, folders, files in os.walk(root, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if os.path.realpath(Path(folder, name)) not in apart)
+        named = (name for name in folders if not dataset.is_litter(name))
+        folders[:] = sorted(name for name in named if os.path.realpath(Path(folder, name)) not in apart)
         below = PurePath(folder).relative_to(root)
-        yield from (Source(str(root), str(below / name)) for name in sorted(files))
+        kept = sorted(name for name in files if not dataset.is_litter(name))
+        yield from (Source(str(root), str(below / name)) for name in kept)
 
 
 def _require_outside(root: Path, apart: set[str]) -> None:

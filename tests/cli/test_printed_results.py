@@ -1,6 +1,7 @@
 """What the real command prints: one JSON document, or text for people and logs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from conftest import SPEC, Outcome, Run
 from segdeploy import artifact
 from segdeploy.cli import commands
 
+HEADER = r"data: 6 images, 6 with masks: 3 train, 3 val .*\n  sizes: .*\n  classes: .*\n"  # of what --data holds
+
 
 def result(outcome: Outcome) -> Any:  # noqa: ANN401 - a JSON document
-    """The one document on stdout of a command that went well."""
-    assert (outcome.code, outcome.err) == (0, "")
+    """The one document on stdout of a command that went well; stderr says at most what its data hold."""
+    assert outcome.code == 0, outcome.err
+    assert re.fullmatch(rf"({HEADER})?", outcome.err)
     document = outcome.json()
     assert document["schema"] in {1, 2, 3}
     return document
@@ -167,8 +171,9 @@ def test_json_is_one_document_with_what_was_asked(
     others += SMALL if command == "train" else []
     done = run(command, *others, "--json")
     if command == "train":  # a line for each epoch, for the log
-        assert done.err.startswith("epoch 1/1  loss ")
-        done = Outcome(done.code, done.out, "")
+        found = re.fullmatch(rf"({HEADER})epoch 1/1  loss .*\n", done.err)
+        assert found
+        done = Outcome(done.code, done.out, found[1])
     fields(result(done))
 
 
@@ -203,9 +208,10 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
 )
 @pytest.mark.usefixtures("labelled", "workspace")
 def test_without_a_terminal_there_is_the_result_alone(run: Run, arguments: str, shown: str) -> None:
-    """No bars, no colours, whatever a build server asks for."""
+    """No bars, no colours, whatever a build server asks for; what the data hold is said on stderr."""
     done = run(*arguments.split(), FORCE_COLOR="1", TERM="xterm-256color")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0, done.err
+    assert re.fullmatch(HEADER if "--data" in arguments else "", done.err)
     assert shown in done.out
 
 

@@ -1,6 +1,8 @@
 """A labelled folder is read as its lists and its table say, and what is wrong with it is named."""
 
+import itertools
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,175 @@ def test_a_mask_belongs_to_the_image_of_its_stem(tmp_path: Path) -> None:
     )
 
 
+def test_with_train_txt_alone_the_rest_validates(tmp_path: Path) -> None:
+    """Every tenth image of the folder may be one that trains."""
+    folder(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "train.txt").write_text("a.png\nc.png\n")
+    data = layouts.open_folder(tmp_path)
+    assert (named(data.train), named(data.val)) == (["a.png", "c.png"], ["b.png"])
+    assert data.has_val_list
+
+
+def test_a_train_txt_that_names_every_image_leaves_none_to_validate(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png", "b.png")
+    (tmp_path / "train.txt").write_text("a.png\nb.png\n")
+    with pytest.raises(InvalidRequestError, match=r"train\.txt names every image: none is left to validate"):
+        layouts.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\xfe", b"# nothing yet\n"])
+@pytest.mark.parametrize("name", ["train.txt", "val.txt"])
+def test_an_empty_list_is_not_an_absent_one(tmp_path: Path, name: str, content: bytes) -> None:
+    folder(tmp_path, "a.png", "b.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidRequestError, match=rf"{name} is empty"):
+        layouts.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "b.png",
+        "b",
+        "images/b.png",
+        "./images/b",
+        "/elsewhere/set/images/b.png",
+        "images\\b.png",
+        "b.png b.png",
+        "images/b.png\tmasks/b.png",
+        "b,b",
+        "b.png; masks/b.png",
+        "# a comment\nb.png",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_names_an_image_by_name_stem_path_or_with_its_mask(tmp_path: Path, line: str, encoding: str) -> None:
+    folder(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "val.txt").write_bytes(f"{line}\r\n".encode(encoding))
+    own = dataset.Picture(tmp_path / "images/b.png", tmp_path / "masks/b.png")
+    assert layouts.open_folder(tmp_path).val == (own,)
+
+
+def test_names_with_the_marks_of_columns_are_names_first(tmp_path: Path) -> None:
+    folder(tmp_path, "a, b.png", "a.png", "c d.png")
+    (tmp_path / "val.txt").write_text("a, b.png\nc d.png c d.png\nc d.png, a, b.png\n")
+    data = layouts.open_folder(tmp_path)
+    assert [(picture.image.name, picture.label.name) for picture in data.val] == [
+        ("a, b.png", "a, b.png"),
+        ("c d.png", "c d.png"),
+        ("c d.png", "a, b.png"),
+    ]
+
+
+def test_the_second_column_names_a_mask_of_another_stem(tmp_path: Path) -> None:
+    photographs(tmp_path / "images", "a.jpg", "b.jpg")
+    mask(tmp_path / "masks/a_labels.png", 0)
+    mask(tmp_path / "masks/b.png", 0)
+    (tmp_path / "val.txt").write_text("images/a.jpg masks/a_labels.png\n")
+    assert layouts.open_folder(tmp_path).val[0].label.name == "a_labels.png"
+
+
+def test_a_path_to_another_file_of_that_name_is_not_the_image(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png", "b.png")
+    photographs(tmp_path / "others", "a.png")
+    (tmp_path / "val.txt").write_text("others/a.png\n")
+    with pytest.raises(InvalidRequestError, match=r"val\.txt names 1 images .*, the first is others/a\.png"):
+        layouts.open_folder(tmp_path)
+
+
+def test_a_stem_of_two_images_is_refused(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png", "a.jpg")
+    (tmp_path / "val.txt").write_text("a\n")
+    with pytest.raises(InvalidFileError, match=r"a may be a\.jpg or a\.png in .*images"):
+        layouts.open_folder(tmp_path)
+
+
+ACCENTED = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+APART = "cafe\N{COMBINING ACUTE ACCENT}"
+
+
+@pytest.mark.parametrize("image, label, line", [*itertools.product([ACCENTED, APART], repeat=3)])
+def test_names_that_differ_in_unicode_normalisation_alone_match(
+    tmp_path: Path, image: str, label: str, line: str
+) -> None:
+    """A Mac writes the accent apart."""
+    photographs(tmp_path / "images", f"{image}.png", "b.png")
+    mask(tmp_path / f"masks/{label}.png", 0)
+    mask(tmp_path / "masks/b.png", 0)
+    (tmp_path / "val.txt").write_text(f"{line}.png\n", "utf-8")
+    assert named(layouts.open_folder(tmp_path).val) == [f"{image}.png"]
+
+
+def test_normalisation_does_not_change_the_default_split(tmp_path: Path) -> None:
+    """The letter with its accent sorts behind z, the two apart before."""
+    others = [f"{letter}.png" for letter in "abdefghijkz"]
+    splits = []
+    for place, name in enumerate((ACCENTED, APART)):
+        data = layouts.open_folder(folder(tmp_path / str(place), *others, f"{name}.png"))
+        splits.append([unicodedata.normalize("NFC", each) for each in named(data.val)])
+    assert splits[0] == splits[1]
+
+
+def test_two_images_that_differ_in_normalisation_alone_are_told_apart_by_a_list(tmp_path: Path) -> None:
+    folder(tmp_path, f"{ACCENTED}.png", "b.png")
+    photographs(tmp_path / "images", f"{APART}.png")
+    (tmp_path / "val.txt").write_text(f"{APART}.png\n", "utf-8")
+    (tmp_path / "masks" / f"{ACCENTED}.png").rename(tmp_path / "masks" / f"{APART}.png")
+    assert named(layouts.open_folder(tmp_path).val) == [f"{APART}.png"]
+
+
+LITTER = ["._a.png", ".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini", ".hidden.png", "__MACOSX/._a.png"]
+
+
+@pytest.mark.parametrize("name", LITTER)
+@pytest.mark.parametrize("where", ["images", "masks"])
+def test_what_a_system_left_is_no_data(tmp_path: Path, where: str, name: str) -> None:
+    folder(tmp_path, "a.png", "b.png")
+    before = layouts.open_folder(tmp_path)
+    (tmp_path / where / name).parent.mkdir(exist_ok=True)
+    (tmp_path / where / name).write_bytes(b"Mac OS X")
+    assert layouts.open_folder(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["thumbs.png", "macosx.png", "a.b.png"])
+def test_names_that_look_like_it_are_data(tmp_path: Path, name: str) -> None:
+    assert named(layouts.open_folder(folder(tmp_path, name)).val) == [name]
+
+
+@pytest.mark.parametrize("other", ["a.tif", "a.PNG", "a.bmp"])
+def test_two_masks_for_one_image_are_refused(tmp_path: Path, other: str) -> None:
+    """An empty a.tif took the place of a.png."""
+    folder(tmp_path, "a.png", "b.png")
+    (tmp_path / "masks" / other).touch()
+    with pytest.raises(InvalidFileError, match=r"masks has a\.\w+ and a\.\w+ for a\.png"):
+        layouts.open_folder(tmp_path)
+    (tmp_path / "val.txt").write_text("b.png\n")
+    (tmp_path / "train.txt").write_text("a.png,a.png\n")  # which of the two is said
+    assert layouts.open_folder(tmp_path).train[0].label.name == "a.png"
+
+
+def test_a_text_is_no_mask(tmp_path: Path) -> None:
+    """It replaced the mask of its stem."""
+    folder(tmp_path, "a.png", "b.png")
+    for name in ("a.txt", "notes.txt"):
+        (tmp_path / "masks" / name).touch()
+    data = layouts.open_folder(tmp_path)
+    assert [picture.label.name for picture in data.pictures] == ["b.png", "a.png"]
+    assert data.strays == (tmp_path / "masks/a.txt",)
+    (tmp_path / "masks/a.png").unlink()
+    with pytest.raises(InvalidRequestError, match=r"1 images have no mask, the first is a\.png"):
+        layouts.open_folder(tmp_path)
+
+
+def test_images_that_no_list_names_are_counted(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png", "b.png", "c.png")
+    assert layouts.open_folder(tmp_path).unlisted == 0
+    (tmp_path / "val.txt").write_text("a.png\n")
+    assert layouts.open_folder(tmp_path).unlisted == 0
+    (tmp_path / "train.txt").write_text("b.png\n")
+    assert layouts.open_folder(tmp_path).unlisted == 1
+
+
 def test_an_unknown_name_in_a_list_is_refused(tmp_path: Path) -> None:
     folder(tmp_path, "a.png")
     (tmp_path / "val.txt").write_text("a.png\nlost.png\ngone.png\n")
@@ -133,11 +304,13 @@ def test_the_table_names_the_classes_and_their_colours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"name,r,g,b\nground,0,0,0\n",
+        b"ground,0,0,0\nname,r,g,b\n",  # a header stands at the top
+        b"name,x,y,z\nground,0,0,0\n",
         b"ground,0,0\n",
         b"ground,0,0,0,0\n",
         b"ground,0,0,zero\n",
-        b"\xff\xfe\n",
+        b"ground,0,0,256\n",
+        b"ground,0,0,0 note\n",
         b'"' + b"a" * 140_000 + b'",0,0,0\n',  # above the field limit of the csv module
     ],
 )
@@ -146,7 +319,43 @@ def test_a_bad_table_is_refused_with_what_it_should_hold(tmp_path: Path, content
     (tmp_path / "classes.csv").write_bytes(content)
     with pytest.raises(InvalidFileError, match=r"classes\.csv is not a table of classes") as refused:
         layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
-    assert refused.value.remedy == "Give a line name,r,g,b for each class, and no header."
+    assert refused.value.remedy == "Give a line name,r,g,b for each class."
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"\x00\xd8\x00\x00\n", b"caf\xe9,0,0,0\n"])
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder(tmp_path, "a.png")
+    (tmp_path / "classes.csv").write_bytes(content)
+    with pytest.raises(InvalidFileError, match=r"classes\.csv is no text") as refused:
+        layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
+    assert refused.value.remedy == "Save it as UTF-8."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name,r,g,b\nground,0,0,0\n#thing,1,2,3",
+        b"# our classes\n\nName, Red, Green, Blue\nground,0,0,0\n",
+        b"  # at night, too\nground,0,0,0 # black, as the sky\n",
+        b"ground,0,0,0#\n",
+        "name,r,g,b\r\nground,0,0,0\r\n".encode("utf-16"),
+        "\ufeffname,r,g,b\nground,0,0,0\n".encode("utf-16-be"),
+        "ground,0,0,0\n".encode("utf-16-le"),
+        "ground,0,0,0\n".encode("utf-16-be"),
+    ],
+)
+def test_headers_comments_and_encodings_of_a_table_are_no_classes(tmp_path: Path, content: bytes) -> None:
+    folder(tmp_path, "a.png")
+    (tmp_path / "classes.csv").write_bytes(content)
+    found = layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
+    assert (found.names, found.colours) == (("ground",), ((0, 0, 0),))
+
+
+def test_a_class_may_be_called_like_a_header_and_hold_the_mark_of_a_comment(tmp_path: Path) -> None:
+    folder(tmp_path, "a.png")
+    (tmp_path / "classes.csv").write_text("name,0,0,0\nlane #2,1,1,1\n")
+    found = layouts.classes_of(layouts.open_folder(tmp_path), ignore_index=255)
+    assert found.names == ("name", "lane #2")
 
 
 @pytest.mark.parametrize("count", [0, 257])

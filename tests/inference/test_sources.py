@@ -21,6 +21,21 @@ def test_a_folder_is_taken_with_all_below_it_in_order(workspace: Path) -> None:
     assert found("photos") == (["a.PNG", "b.jpg", "sub/a.tif", "sub/deep/c.webp"], 2)
 
 
+def test_what_a_system_left_is_no_photograph(workspace: Path) -> None:
+    """`._a.jpg` of a Mac's archive is no image, and has the ending of one."""
+    photographs(workspace / "photos", "a.jpg", "sub/b.jpg", ".hidden/c.jpg", "__MACOSX/d.jpg", ".e.jpg")
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "sub/._b.jpg", "sub/desktop.ini", "__MACOSX/._a.jpg"):
+        (workspace / "photos" / name).write_bytes(b"Mac OS X")
+    assert found("photos") == (["a.jpg", "sub/b.jpg"], 0)
+    assert found("photos/*.jpg") == (["a.jpg"], 0)
+
+
+@pytest.mark.parametrize("named", [".hidden/c.jpg", ".hidden", ".hidden/*.jpg"])
+def test_what_is_hidden_is_taken_by_its_own_name(workspace: Path, named: str) -> None:
+    photographs(workspace, ".hidden/c.jpg")
+    assert found(named) == (["c.jpg"], 0)
+
+
 def test_a_file_is_taken_by_its_name(workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "sub/b.jpg")
     assert found("photos/sub/b.jpg") == (["b.jpg"], 0)

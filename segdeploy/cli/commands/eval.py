@@ -19,6 +19,7 @@ ORDER = 90
 @options.engine
 @options.running
 @click.option("--data", required=True, type=options.FOLDER, help="Folder with images/, masks/ and an optional val.txt.")
+@options.force
 @options.as_json
 def evaluate(
     *,
@@ -28,13 +29,16 @@ def evaluate(
     cuda: str | None,
     cuda_graphs: bool,
     data: Path,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Score an engine: mIoU, pixel accuracy and IoU by class, at the size of the labels."""
     from segdeploy import api
 
     run = options.run_options(cuda, cuda_graphs=cuda_graphs)
-    found = api.evaluate(model, data=data, engine=engine, device=device, options=run, progress=bars.show_progress)
+    found = api.evaluate(
+        model, data=data, engine=engine, device=device, options=run, force=force, progress=bars.show_progress
+    )
     rendering.show(found, as_json=as_json, lines=_lines(found))
 
 

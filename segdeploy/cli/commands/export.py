@@ -71,6 +71,7 @@ _network = options.together(
         show_default=True,
         help="Write the proof's images and right masks beside the graph: any machine can then prove it.",
     ),
+    options.force,
 )
 _budget = options.together(
     options.max_drop(help="mIoU that may be lost, with --data. Default: the precision's own, such as 0.5 (int8)."),

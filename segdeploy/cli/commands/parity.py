@@ -68,6 +68,7 @@ _limits = options.together(
     type=click.IntRange(1),
     help="Images that go in at once, besides one alone. Default: what the file is made for.",
 )
+@options.force
 @_limits
 @options.allow_inconclusive
 @click.option("--bisect", is_flag=True, help="Find the first layer that departs, on a copy of the graph.")
@@ -79,6 +80,7 @@ def parity(
     engine: str,
     device: str,
     data: Path | None,
+    force: bool,
     cuda: str | None,
     cuda_graphs: bool,
     every: bool,
@@ -94,8 +96,10 @@ def parity(
 
     asked = ProofOptions(run=options.run_options(cuda, cuda_graphs=cuda_graphs), **given)
     if every:
-        sys.exit(_prove_all(model, data, device, asked, as_json=as_json))
-    found = api.parity(model, engine=engine, data=data, device=device, options=asked, progress=bars.show_progress)
+        sys.exit(_prove_all(model, data, device, asked, force=force, as_json=as_json))
+    found = api.parity(
+        model, engine=engine, data=data, device=device, options=asked, force=force, progress=bars.show_progress
+    )
     lines = [*certificates.details(found), certificates.verdict_line(found)]
     rendering.show(found, as_json=as_json, lines=lines, table=lambda: certificates.stage_table(found))
     if found.gated and not found.proves:

@@ -20,6 +20,7 @@ ORDER = 80
 @click.option(
     "--data", type=options.FOLDER, help="Images to measure on; with masks/, mIoU counts. Default: packaged ones."
 )
+@options.force
 @options.quantizing
 @options.as_json
 def sensitivity(*, model: str | None, precision: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions

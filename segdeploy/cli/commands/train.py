@@ -54,6 +54,7 @@ _machine = options.together(
 @click.option(
     "--name", help="What the run's files in OUT are called. Default: the model's name, which other commands look for."
 )
+@options.force
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was cut off.")
 @options.as_json
 def train(*, model: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - the options above
@@ -84,7 +85,9 @@ def _train(
     augmentation = Augmentation(crop=crop or size, scale=scale, flip_vertically=flip_vertically)
     train_options = TrainOptions(augmentation, epochs=epochs, **how)
     with bars.show_training(epochs) as progress:
-        best = api.train(model, size=size, options=train_options, progress=progress, **given)
+        best = api.train(
+            model, size=size, options=train_options, progress=progress, checking=bars.show_progress, **given
+        )
     training = checkpoint.read(best).origin.training
     assert training is not None  # noqa: S101 - training wrote it
     return TrainReport(1, best, training.epoch, training.val_miou)

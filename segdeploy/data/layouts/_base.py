@@ -11,10 +11,11 @@ Colour = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Classes:
-    """Class names and their RGB colours, by class index."""
+    """Class names and their RGB colours, by class index. `named`: the folder says them; else they are numbers."""
 
     names: tuple[str, ...]
     colours: tuple[Colour, ...]
+    named: bool = True
 
 
 class Layout(Protocol):
