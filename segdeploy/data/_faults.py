@@ -328,19 +328,13 @@ def _copies_in_both_lists(labels: Labels) -> Iterator[Fault]:
         )
 
 
-def _copies(training: Iterable[Path], val: Iterable[Path]) -> dict[Path, Path]:
-    """What validates and has the bytes of what trains, with that; only files of one length are read."""
-    lengths = defaultdict(list)
-    for image in sorted(training):
-        lengths[image.stat().st_size].append(image)
-    found = {}
-    for image in sorted(val):
-        same = lengths[image.stat().st_size]
-        digest = artifact.sha256(image) if same else None
-        other = next((other for other in same if artifact.sha256(other) == digest), None)
-        if other is not None:
-            found[image] = other
-    return found
+def _copies(training: set[Path], val: set[Path]) -> dict[Path, Path]:
+    """What validates and has the bytes of what trains, with that; only files that share a length are read."""
+    lengths = {image: image.stat().st_size for image in (*training, *val)}
+    shared = {lengths[image] for image in training} & {lengths[image] for image in val}
+    known = {artifact.sha256(image): image for image in sorted(training, reverse=True) if lengths[image] in shared}
+    digests = {image: artifact.sha256(image) for image in sorted(val) if lengths[image] in shared}
+    return {image: known[digest] for image, digest in digests.items() if digest in known}
 
 
 def _listed_twice(labels: Labels) -> Iterator[Fault]:

@@ -376,6 +376,22 @@ def test_images_of_one_length_are_no_copies(root: Path) -> None:
     assert faults(root) == []
 
 
+def test_each_image_is_hashed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs of one camera may all have one length; each beside each other would take hours."""
+    hashed: list[str] = []
+    whole = artifact.sha256
+
+    def watched(path: Path) -> str:
+        hashed.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(artifact, "sha256", watched)
+    for index, name in enumerate("abcdefghijkl"):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), index, np.uint8)).save(root / f"images/{name}.png", "BMP")
+    assert faults(root) == []
+    assert sorted(hashed) == [f"{name}.png" for name in "abcdefghijkl"]
+
+
 def test_an_image_twice_in_a_list_is_a_warning(root: Path) -> None:
     (root / "val.txt").write_text("a\nb\na\n")
     fault = the_fault(root)

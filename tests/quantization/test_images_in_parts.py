@@ -13,6 +13,7 @@ from quick_exports import UNSIGNED, copied, hashes, quickly
 
 import segdeploy
 from segdeploy import artifact, workspace
+from segdeploy.data import layouts
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.making import ExportOptions
 from segdeploy.quantization import images_in_parts
@@ -94,6 +95,20 @@ def test_images_that_prove_take_no_other_part(
     assert parts.prove
     others = {*hashes(parts.calibrate), *hashes([picture.image for picture in parts.rank])}
     assert others.isdisjoint(hashes([picture.image for picture in parts.prove]))
+
+
+@pytest.mark.parametrize("lists", ["none", "val.txt", "train.txt", "both"])
+def test_what_validates_proves_as_in_every_command(labelled: Path, lists: str) -> None:
+    """Without val.txt, half of the folder proved: mostly images that training had seen."""
+    (labelled / "val.txt").unlink()
+    if lists in {"val.txt", "both"}:
+        (labelled / "val.txt").write_text("1.png\n5.png\n")
+    if lists in {"train.txt", "both"}:
+        (labelled / "train.txt").write_text("0.png\n2.png\n3.png\n")
+    parts = parts_of(packaged=None, calibrate=None, data=labelled)
+    data = layouts.open_folder(labelled)
+    assert list(parts.prove) == list(data.val) == workspace.pictures_of(labelled)
+    assert {picture.image for picture in parts.rank} == {picture.image for picture in data.train}
 
 
 def test_of_the_packaged_images_sixteen_calibrate_and_rank_and_sixteen_prove() -> None:
