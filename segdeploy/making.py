@@ -368,6 +368,7 @@ def _proven_fp32(model: str | None, options: ExportOptions, progress: Progress) 
     of_fp32 = ExportOptions(
         data=options.data,
         calibrate=options.calibrate,
+        force=options.force,
         allow_inconclusive=options.allow_inconclusive,
         proof_kit=options.proof_kit,
     )

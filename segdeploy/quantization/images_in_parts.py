@@ -32,13 +32,11 @@ class Parts:
 def parts_of(*, at_hand: Sequence[Picture], calibrate: Path | None, data: Path | None) -> Parts:
     """Divide images; those without labels by their bytes alone: sorted by sha256, even ones decide and odd ones prove.
 
-    A labelled folder's validation images prove and its training images decide; where nothing trains, the folder is divided. `at_hand`: the images that
-    come with the weights, which calibrate where no folder was given for it; where there are none either, what decides
-    calibrates.
+    A labelled folder's validation images prove and its training images decide; where nothing trains, the folder is
+    divided. `at_hand`: the images that come with the weights, which calibrate where no folder was given for it; where
+    there are none either, what decides calibrates.
     """
-    given = (
-        None if calibrate is None and not at_hand else _files(at_hand) if calibrate is None else images_in(calibrate)
-    )
+    given = (_files(at_hand) or None) if calibrate is None else images_in(calibrate)
     skipped: Mapping[Path, str] = {}
     if data is not None:
         rank, prove = _divided_folder(data)

@@ -105,7 +105,7 @@ def test_what_validates_proves_as_in_every_command(labelled: Path, lists: str) -
         (labelled / "val.txt").write_text("1.png\n5.png\n")
     if lists in {"train.txt", "both"}:
         (labelled / "train.txt").write_text("0.png\n2.png\n3.png\n")
-    parts = parts_of(packaged=None, calibrate=None, data=labelled)
+    parts = parts_of(at_hand=(), calibrate=None, data=labelled)
     data = layouts.open_folder(labelled)
     assert list(parts.prove) == list(data.val) == workspace.pictures_of(labelled)
     assert {picture.image for picture in parts.rank} == {picture.image for picture in data.train}

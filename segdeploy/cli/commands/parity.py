@@ -106,7 +106,9 @@ def parity(
         sys.exit(exit_codes.FAILED_GATE)
 
 
-def _prove_all(model: str | None, data: Path | None, device: str, asked: "ProofOptions", *, as_json: bool) -> int:
+def _prove_all(
+    model: str | None, data: Path | None, device: str, asked: "ProofOptions", *, force: bool, as_json: bool
+) -> int:
     """Prove each file, a line each; give the exit code of the worst."""
     from segdeploy import api, workspace
 
@@ -117,7 +119,7 @@ def _prove_all(model: str | None, data: Path | None, device: str, asked: "ProofO
         verdict, code = None, 0
         try:
             found = api.parity(
-                path, engine=engine, data=data, device=device, options=asked, progress=bars.show_progress
+                path, engine=engine, data=data, device=device, options=asked, force=force, progress=bars.show_progress
             )
             verdict = certificates.verdict_line(found)
             code = exit_codes.FAILED_GATE if found.gated and not found.proves else 0
