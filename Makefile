@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= examples/nuclei
 
-.PHONY: help demo test test-fast lint bench report-check gpu-check weights docs clean
+.PHONY: help demo test test-fast lint bench report-check environments-check gpu-check weights docs clean
 
 help:
 	@echo "make demo       export the four networks, prove them, time them, segment examples/nuclei"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-fast  the same without the slow tests"
 	@echo "make bench      long measurements: the four networks over DATA=folder, full-size timings"
 	@echo "make report-check  test the report in Chromium, which must be there"
+	@echo "make environments-check  run every command with every set of extras, as pip installs them"
 	@echo "make gpu-check  test and time what needs an NVIDIA GPU, with PYTHON=python3 as it is; no network"
 	@echo "make weights    train the packaged weights anew on DATA=folder (an hour and a half on one core)"
 	@echo "make docs       write docs/cli.md and the signatures of docs/python.md anew"
@@ -51,6 +52,10 @@ bench: $(READY)
 # Without Chromium these tests are skipped in `make test`; here they fail.
 report-check: $(READY)
 	SEGDEPLOY_REQUIRE=chromium $(BIN)/pytest -n 0 tests/benchmarks/test_report.py tests/benchmarks/test_report_in_chromium.py
+
+# `make test` links what is installed here into such environments; here pip fills them.
+environments-check: $(READY)
+	SEGDEPLOY_REQUIRE=pip $(BIN)/pytest -n 0 tests/cli/test_environments.py
 
 # No virtual environment: the machine's own Python has the runtimes that are to be tried.
 gpu-check:

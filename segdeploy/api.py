@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy import admission, engines, making, models, proving, workspace
+from segdeploy import admission, engines, extras, making, models, proving, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check, layouts
 from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
-from segdeploy.errors import InvalidRequestError, MissingRuntimeError, missing_torch
+from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.progress import Progress, silent
 from segdeploy.proving import ProofOptions
@@ -34,6 +34,7 @@ File = str | os.PathLike[str]
 TRAINING_SIZE = (256, 256)
 
 
+@extras.named_where_missing()
 def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     model: File | None = None,
     *,
@@ -71,6 +72,7 @@ def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engin
     return opened
 
 
+@extras.named_where_missing()
 def train(
     model: str,
     *,
@@ -93,12 +95,9 @@ def train(
     `checking` is its progress, `progress` that of the training. Raise InvalidRequestError where another process trains
     under that name in `out`.
     """
+    from segdeploy.training import loop
     from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
-    try:
-        from segdeploy.training import loop
-    except ImportError as error:
-        raise missing_torch() from error
     models.require(model)
     labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
     check.require(Path(data), ignore_index=ignore_index, force=force, progress=checking)
@@ -110,6 +109,7 @@ def train(
     return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, name=name)
 
 
+@extras.named_where_missing()
 def export(
     model: str,
     *,
@@ -134,6 +134,7 @@ def _precision(name: Precision | str) -> Precision:
     return parsed.precision
 
 
+@extras.named_where_missing()
 def build(
     model: File | None = None,
     *,
@@ -148,6 +149,7 @@ def build(
     return making.build(_text(model), engine=engine, options=options, progress=progress)
 
 
+@extras.named_where_missing()
 def parity(
     model: File | None = None,
     *,
@@ -195,6 +197,7 @@ def _require_engine(found: EngineFile) -> None:
         )
 
 
+@extras.named_where_missing()
 def bench(model: File | None = None, *, options: "BenchOptions | None" = None, progress: Progress = silent) -> "Result":
     """Time engines against each other in one interleaved run, each with the accuracy of the very file that is timed."""
     from segdeploy import benchmarking
@@ -202,6 +205,7 @@ def bench(model: File | None = None, *, options: "BenchOptions | None" = None, p
     return benchmarking.run(_text(model), options or benchmarking.DEFAULT, progress=progress)
 
 
+@extras.named_where_missing()
 def evaluate(
     model: File | None = None,
     *,
@@ -243,6 +247,7 @@ def evaluate(
     )
 
 
+@extras.named_where_missing()
 def infer(
     inputs: File | Sequence[File],
     *,
@@ -304,6 +309,7 @@ def convert_masks(
     return convert.convert(Path(colours), Path(out), options=options or convert.CONVERT, progress=progress)
 
 
+@extras.named_where_missing()
 def report(results: File | Sequence[File], *, out: File = "report.html", title: str | None = None) -> "WrittenPage":
     """Write one HTML page from the results of `bench`: the verdict, charts, masks to compare, the proof."""
     from segdeploy.reporting import page
@@ -312,6 +318,7 @@ def report(results: File | Sequence[File], *, out: File = "report.html", title: 
     return page.write([Path(each) for each in named], Path(out), title=title)
 
 
+@extras.named_where_missing()
 def inspect(path: File) -> "Inspection":
     """What a checkpoint, a graph or a plan promises, where it came from and what was proven of it."""
     from segdeploy import inspection
@@ -319,6 +326,7 @@ def inspect(path: File) -> "Inspection":
     return inspection.inspect(Path(path))
 
 
+@extras.named_where_missing()
 def list_models() -> "list[ModelDescription]":
     """The networks, how each can be built, and which weights are at hand."""
     from segdeploy import inspection
@@ -326,6 +334,7 @@ def list_models() -> "list[ModelDescription]":
     return inspection.list_models()
 
 
+@extras.named_where_missing()
 def doctor() -> "Diagnosis":
     """What is installed and usable, what clashes, what would be chosen, and what to do."""
     from segdeploy import diagnosis
@@ -333,6 +342,7 @@ def doctor() -> "Diagnosis":
     return diagnosis.diagnose()
 
 
+@extras.named_where_missing()
 def sensitivity(
     model: File | None = None,
     *,

@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from segdeploy import admission, artifact, claims, cores, engines, making, proving, workspace
+from segdeploy import admission, artifact, claims, cores, engines, extras, making, proving, workspace
 from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
-from segdeploy.errors import InvalidRequestError, SegdeployError
+from segdeploy.errors import MissingRuntimeError, SegdeployError
 from segdeploy.making import ExportOptions
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
@@ -161,16 +162,24 @@ def _every(model: str | None, options: BenchOptions, progress: Progress) -> tupl
         for each in usable
         if each.device == "cuda" or not _needs_gpu(precision)
     ]
-    found, skipped = [], []
+    found, obstacles = [], dict[EngineName, SegdeployError]()
     for name, where in [(EngineName("torch", Precision.FP32), device), *named]:
         try:
             found.append(_found(model, name, where, progress, data=options.data))
         except SegdeployError as error:
-            log.warning("%s is left out: %s %s", name, error.what, error.remedy)
-            skipped.append(Skipped(engine=str(name), reason=error.what))
+            obstacles[name] = error
     if not found:
-        raise InvalidRequestError("no engine can be timed here.", "See segdeploy doctor.")
-    return _distinct(found), skipped
+        _refuse(obstacles)
+    for name, obstacle in obstacles.items():
+        log.warning("%s is left out: %s %s", name, obstacle.what, obstacle.remedy)
+    return _distinct(found), [Skipped(engine=str(name), reason=each.what) for name, each in obstacles.items()]
+
+
+def _refuse(obstacles: Mapping[EngineName, SegdeployError]) -> NoReturn:
+    """Say in one error why no engine can be timed: what to do is what the last one says, which came closest."""
+    reasons = [f"{name}: {error.what}" for name, error in obstacles.items()]
+    *_, closest = obstacles.values()
+    raise MissingRuntimeError(f"no engine can be timed here. {' '.join(reasons)}", closest.remedy)
 
 
 def _needs_gpu(precision: Precision) -> bool:
@@ -182,6 +191,7 @@ def _distinct(found: Sequence[EngineFile]) -> list[EngineFile]:
     return list({(each.runtime, each.precision, each.device): each for each in found}.values())
 
 
+@extras.named_where_missing()
 def _found(
     model: str | None, name: EngineName, device: str, progress: Progress, *, data: Path | None = None
 ) -> EngineFile:
@@ -349,6 +359,6 @@ def _with_profile(
                 options=options,
             )
         except SegdeployError as error:
-            log.warning("%s has no profile: %s", subject.id, error.what)
+            log.warning("%s has no profile: %s %s", subject.id, error.what, error.remedy)
         done()
     return dataclasses.replace(contestant, subject=dataclasses.replace(subject, profile=spent))

@@ -37,10 +37,3 @@ class GateFailedError(SegdeployError):
     """A proof that was asked for and does not hold: parity, a budget, a precision."""
 
     exit_code = 4
-
-
-def missing_torch() -> MissingRuntimeError:
-    """What is raised where PyTorch or a package beside it is asked for and cannot be imported."""
-    return MissingRuntimeError(
-        "this needs PyTorch, which is not installed (or not whole).", "Install it: pip install 'segdeploy[train]'"
-    )

@@ -29,7 +29,7 @@ from segdeploy.checkpoints import checkpoint
 from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import BuildOptions, EngineFile
-from segdeploy.errors import InvalidRequestError, missing_torch
+from segdeploy.errors import InvalidRequestError
 from segdeploy.origin import Origin
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
@@ -60,26 +60,30 @@ def find(
     """
     options = options or EXPORT
     name = engines.parse(engine)
-    runtime = name.runtime
+    runtime, why = name.runtime, None
     if runtime is None and model is not None and model.endswith(".plan"):
         runtime = workspace.runtime_of(signature.read_manifest(Path(model)))
     if runtime is None:
-        runtime, device = _best_runtime(model, name.precision, device, options, progress)
+        runtime, device, why = _best_runtime(model, name.precision, device, options, progress)
+    elif engines.modules()[runtime].OPENS != "plan":
+        engines.modules()[runtime].import_runtime()  # what is not here is said before the work
     file = file_for(model, runtime, name.precision, options=options, progress=progress)
+    if why is not None:
+        log.info("%s runs in %s on %s: %s.", name.precision, runtime, device, why)
     return EngineFile(file, runtime, name.precision, device)
 
 
 def _best_runtime(
     model: str | None, wanted: Precision, device: str, options: "ExportOptions", progress: Progress
-) -> tuple[str, str]:
-    """The best usable runtime and its device; for a graph in a form that no runtime here is for, ONNX Runtime."""
+) -> tuple[str, str, str | None]:
+    """The best usable runtime, its device and why; for a form that no runtime here is for, ONNX Runtime."""
     from segdeploy.timing import runtime_selection
 
     found = runtime_selection.candidates(device)
     if model is not None and model.endswith(".onnx") and (form := artifact.read(Path(model)).form) is not None:
         exact = [each for each in found if form == engines.modules()[each.runtime].FORM]
         if all(each.obstacle for each in exact):
-            return engines.REFERENCE, device
+            return engines.REFERENCE, device, None
         found = exact
     usable = runtime_selection.usable(found)
     selected = runtime_selection.without_timing(usable)
@@ -88,8 +92,7 @@ def _best_runtime(
             each.runtime: file_for(model, each.runtime, wanted, options=options, progress=progress) for each in usable
         }
         selected = runtime_selection.fastest(files, progress=progress)
-    log.info("%s runs in %s on %s: %s.", wanted, selected.runtime, selected.device, selected.why)
-    return selected.runtime, selected.device
+    return selected.runtime, selected.device, selected.why
 
 
 def file_for(
@@ -467,10 +470,8 @@ def weights_for(model: str, options: ExportOptions) -> Weights:
 
 def _random_checkpoint(model: str, variant: Mapping[str, Any], size: tuple[int, int]) -> Path:
     """An untrained network, seeded, whose normalisation statistics come from real images: good for timing alone."""
-    try:
-        import torch
-    except ImportError as error:
-        raise missing_torch() from error
+    import torch
+
     palette = palettes.VOC
     torch.manual_seed(RANDOM_SEED)
     network = models.build(model, len(palette.classes), **variant)

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy import claims, departures, engines, signature, typed_json, with_torch, workspace
+from segdeploy import (
+    claims,
+    departures,
+    engines,
+    extras,
+    signature,
+    typed_json,
+    with_torch,
+    workspace,
+)
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import ENGINE, Certificate
 from segdeploy.checkpoints import checkpoint
@@ -66,6 +75,7 @@ def as_asked(found: Certificate, options: ProofOptions) -> Certificate:
 # A proof with PyTorch
 
 
+@extras.named_where_missing()
 def judged(
     opened: EngineFile, pictures: Sequence[Picture], *, options: ProofOptions = DEFAULT, progress: Progress = silent
 ) -> Certificate:

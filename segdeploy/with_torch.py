@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from segdeploy.errors import missing_torch
+from segdeploy import extras
 
 
 def quantization() -> ModuleType:
@@ -21,8 +21,6 @@ def bisection() -> ModuleType:
     return _imported("segdeploy.proof.bisection")
 
 
+@extras.named_where_missing()
 def _imported(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise missing_torch() from error
+    return importlib.import_module(module)

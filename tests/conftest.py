@@ -238,7 +238,11 @@ def engine(workspace: Path) -> Iterator[Engine]:
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
     """A labelled folder of six images, three of them for validation; the bright half is class 1."""
-    folder = tmp_path / "data"
+    return labelled_photographs(tmp_path / "data")
+
+
+def labelled_photographs(folder: Path) -> Path:
+    """Six images with masks, three of them for validation; the bright half is class 1."""
     labelled_pictures(folder, 6)
     (folder / "val.txt").write_text("0.png\n2.png\n4.png\n")
     return folder

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy import artifact, earlier_files, models, typed_json
-from segdeploy.errors import InvalidFileError, InvalidRequestError, missing_torch
+from segdeploy import artifact, earlier_files, extras, models, typed_json
+from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.origin import Origin
 from segdeploy.spec import Precision, Spec
 
@@ -77,12 +77,11 @@ def load(path: Path) -> "tuple[Network, Spec]":
     return network.eval(), spec
 
 
+@extras.named_where_missing()
 def tensors(path: Path) -> "dict[str, Tensor]":
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise missing_torch() from error
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:

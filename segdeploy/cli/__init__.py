@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import click
 
+from segdeploy import extras
 from segdeploy._version import __version__
 from segdeploy.cli import commands, exit_codes
 from segdeploy.errors import InvalidRequestError, SegdeployError
@@ -21,7 +22,8 @@ def main() -> NoReturn:
     logging.getLogger("segdeploy").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a damaged EXIF block is no news to whoever wants a mask
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        with extras.named_where_missing():
+            sys.exit(cli.main(standalone_mode=False) or 0)
     except SegdeployError as error:
         _fail(error.what, error.remedy, error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -21,7 +21,6 @@ from segdeploy.engines._base import (
     Ticket,
     arithmetic,
     installed,
-    missing,
     on_cpu,
     unknown_device,
 )
@@ -58,7 +57,6 @@ __all__ = [
     "computes_with",
     "gpu_here",
     "installed",
-    "missing",
     "modules",
     "names",
     "of_graphs",

@@ -14,7 +14,7 @@ from segdeploy import images
 from segdeploy.arithmetic import instruction_set
 from segdeploy.artifact import Artifact, Kind
 from segdeploy.engines._layers import NodeTime
-from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy.errors import InvalidRequestError
 from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
 from segdeploy.target import BuildOptions, Target
@@ -226,12 +226,6 @@ def arithmetic(module: EngineModule, device: str) -> Arithmetic:
 def on_cpu(asked: Precision) -> Precision:
     """What a runtime delivers on a CPU: int8 where that was asked for; all other graphs are computed in float32."""
     return asked if asked is Precision.INT8 else Precision.FP32
-
-
-def missing(package: str, extra: str) -> MissingRuntimeError:
-    return MissingRuntimeError(
-        f"{package} is not installed or does not load.", f"Install it: pip install 'segdeploy[{extra}]'"
-    )
 
 
 def unknown_device(runtime: str, device: str, known: Any) -> InvalidRequestError:  # noqa: ANN401 - any sequence

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from segdeploy import artifact, signature
+from segdeploy import artifact, extras, signature
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _cuda, _plan_build
-from segdeploy.engines._base import BUILD, RUN, Images, RunOptions, missing, unknown_device
+from segdeploy.engines._base import BUILD, RUN, Images, RunOptions, unknown_device
 from segdeploy.engines._cuda import Cuda
 from segdeploy.engines._layers import NodeTime
 from segdeploy.engines._plan_build import Trt
@@ -28,7 +28,7 @@ FORM = "signed"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flavour:
-    """One of the two: the module it is imported as, the extra that brings it, and what it can do.
+    """One of the two: the module it is imported as, and what it can do.
 
     `cross`: it builds for GPUs that are not here. `has_timing_cache`: it keeps what it measured. `captures_itself`: its
     runtime launches whole networks as CUDA graphs, and again where it has compiled better kernels meanwhile.
@@ -36,16 +36,16 @@ class Flavour:
 
     runtime: str
     module: str
-    extra: str
     cross: bool
     has_timing_cache: bool
     captures_itself: bool
 
+    @extras.named_where_missing()
     def import_runtime(self) -> ModuleType:
         try:
             return importlib.import_module(self.module)
-        except (ImportError, OSError) as error:  # a binding without its library raises either
-            raise missing(self.module, self.extra) from error
+        except OSError as error:  # a binding without its library
+            raise extras.broken(self.module, error) from error
 
     def devices(self) -> list[str]:
         """cuda, where there is a GPU that the runtime knows. Raise MissingRuntimeError where there is none."""
@@ -86,7 +86,10 @@ class Flavour:
         try:
             return _cuda.gpu_here()
         except MissingRuntimeError as error:
-            remedy = "Name the GPU it is for: --compute-capability 8.9" if self.cross else error.remedy
+            elsewhere = (
+                "Build for a GPU that is elsewhere: segdeploy build --compute-capability 8.9, or run --engine ort:fp32"
+            )
+            remedy = elsewhere if self.cross else error.remedy
             raise MissingRuntimeError(error.what, remedy) from error
 
     def compile(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from segdeploy import cores, external_data
+from segdeploy import cores, external_data, extras
 from segdeploy.artifact import Artifact
 from segdeploy.engines import _cuda
 from segdeploy.engines._base import (
@@ -21,7 +21,6 @@ from segdeploy.engines._base import (
     Images,
     RunOptions,
     installed,
-    missing,
     on_cpu,
     unknown_device,
 )
@@ -204,16 +203,15 @@ def tensors(graph: bytes, batch: Images, *, device: str, optimised: bool = True)
     return dict(zip(names, session.run(names, {"images": batch}), strict=True))
 
 
+@extras.named_where_missing()
 def layer_ms(
     artifact: Artifact, *, device: str, images: Images, runs: int, options: RunOptions = RUN
 ) -> list[NodeTime] | None:
     """The time of each node, from the runtime's own profile; None on CUDA, where it times launches."""
     if device != "cpu":
         return None
-    try:
-        import onnx
-    except ImportError as error:
-        raise missing("onnx", "train") from error
+    import onnx
+
     ort = import_runtime()
     settings = _settings(ort, options, optimised=True)
     settings.enable_profiling = True
@@ -260,7 +258,7 @@ def import_runtime() -> ModuleType:
                 f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} installed, but broken: {error}.",
                 f"Repair: pip uninstall -y {' '.join(PACKAGES)}; pip install {found[-1]}",
             ) from error
-        raise missing("onnxruntime", "cpu") from error
+        raise extras.absent("onnxruntime") from error
     runtime: ModuleType = onnxruntime
     return runtime
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from segdeploy import artifact as artifacts
-from segdeploy import cores, external_data
+from segdeploy import cores, external_data, extras
 from segdeploy.artifact import Artifact
-from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, missing, on_cpu, unknown_device
+from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, on_cpu, unknown_device
 from segdeploy.engines._layers import WARMUP, NodeTime
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.spec import SPEC_KEY, Precision, Spec
@@ -116,11 +116,10 @@ def open(  # noqa: A001 - the name every engine module has
     return OvEngine(compiled, artifact.spec, delivered=on_cpu(artifact.precision))
 
 
+@extras.named_where_missing()
 def import_runtime() -> ModuleType:
-    try:
-        import openvino
-    except ImportError as error:
-        raise missing("openvino", "openvino") from error
+    import openvino
+
     runtime: ModuleType = openvino
     return runtime
 

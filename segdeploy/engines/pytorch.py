@@ -4,11 +4,11 @@ import dataclasses
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from segdeploy import cores, models
+from segdeploy import cores, extras, models
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
-from segdeploy.errors import MissingRuntimeError, missing_torch
+from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ def open(artifact: Artifact, *, device: str, options: RunOptions = RUN) -> Torch
     return TorchEngine(models.deployed(network, spec).eval(), spec, device=device)
 
 
+@extras.named_where_missing()
 def import_runtime() -> ModuleType:
-    try:
-        import torch
-    except ImportError as error:
-        raise missing_torch() from error
+    import torch
+
     return torch
 
 

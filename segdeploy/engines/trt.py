@@ -2,7 +2,7 @@
 
 from segdeploy.engines._tensorrt import CONCURRENT, DEVICES, FORM, OPENS, Flavour
 
-_flavour = Flavour("trt", "tensorrt", "tensorrt", cross=False, has_timing_cache=True, captures_itself=False)
+_flavour = Flavour("trt", "tensorrt", cross=False, has_timing_cache=True, captures_itself=False)
 
 RUNTIME = _flavour.runtime
 PACKAGES = ("tensorrt",)

@@ -2,7 +2,7 @@
 
 from segdeploy.engines._tensorrt import CONCURRENT, DEVICES, FORM, OPENS, Flavour
 
-_flavour = Flavour("trt-rtx", "tensorrt_rtx", "rtx", cross=True, has_timing_cache=False, captures_itself=True)
+_flavour = Flavour("trt-rtx", "tensorrt_rtx", cross=True, has_timing_cache=False, captures_itself=True)
 
 RUNTIME = _flavour.runtime
 PACKAGES = ("tensorrt-rtx",)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdeploy import artifact, models
+from segdeploy import artifact, extras, models
 from segdeploy._version import __version__
-from segdeploy.errors import missing_torch
 from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 
@@ -53,15 +52,14 @@ def to_onnx(network: "Network", spec: Spec, path: Path, *, weights: WeightsOrigi
     return made
 
 
+@extras.named_where_missing()
 def to_graph(network: "Network", spec: Spec) -> "onnx.ModelProto":
     """The deployed float32 graph, N dynamic, H and W fixed, batch normalisation folded; checked by onnx in full."""
-    try:
-        import onnx
-        import torch
+    import onnx
+    import torch
 
-        from segdeploy import blocks
-    except ImportError as error:
-        raise missing_torch() from error
+    from segdeploy import blocks
+
     folded = copy.deepcopy(network).eval()
     blocks.fold_normalisation(folded)
     example = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)

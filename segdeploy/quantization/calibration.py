@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy import extras
+from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.graphs.graph import Graph
 from segdeploy.precision import Range
 
@@ -166,14 +167,10 @@ def _with_outputs(graph: Graph, nodes: Iterable["onnx.NodeProto"], outputs: Sequ
     return graph.model
 
 
+@extras.named_where_missing()
 def _session(model: "onnx.ModelProto") -> Any:  # noqa: ANN401 - the module is lazy
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingRuntimeError(
-            "calibration runs the network in ONNX Runtime, which is not installed.",
-            "Install it: pip install 'segdeploy[cpu]'",
-        ) from error
+    import onnxruntime as ort
+
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from segdeploy import artifact, typed_json
-from segdeploy.errors import InvalidRequestError, MissingRuntimeError
+from segdeploy import artifact, extras, typed_json
+from segdeploy.errors import InvalidRequestError
 from segdeploy.reporting import sections
 from segdeploy.reporting.sections import Contents
 from segdeploy.reporting.verdict import NamedResult
@@ -68,13 +68,10 @@ def _apart(documents: Sequence[NamedResult]) -> list[NamedResult]:
     return named
 
 
+@extras.named_where_missing()
 def _template() -> "Template":
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingRuntimeError(
-            "a report needs Jinja2, which is not installed.", "Install it: pip install 'segdeploy[report]'"
-        ) from error
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

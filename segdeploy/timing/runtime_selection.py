@@ -90,8 +90,10 @@ def usable(found: Sequence[Candidate]) -> list[Candidate]:
     free = [candidate for candidate in found if candidate.obstacle is None]
     if not free:
         obstacles = [f"{each.runtime} on {each.device}: {each.obstacle.what}" for each in found if each.obstacle]
+        on_cpu = any(each.device == "cpu" for each in found)
+        remedy = "Install one: pip install 'segdeploy[cpu]'" if on_cpu else "Give --device cpu"
         raise MissingRuntimeError(
-            f"no runtime is usable here. {' '.join(obstacles)}", "Install one (segdeploy doctor), or give --device cpu."
+            f"no runtime is usable here. {' '.join(obstacles)}", f"{remedy} (segdeploy doctor shows every runtime)."
         )
     return free
 

@@ -37,7 +37,7 @@ from segdeploy.target import PlanFacts, Target
 WEIGHTS = WeightsOrigin(kind="random", path="none", sha256="0" * 64)
 ADA = BuildOptions(compute_capability="8.9")
 # It behaves as TensorRT proper does, as far as this can be seen without a GPU.
-HERE = Flavour("trt", "tensorrt_rtx", "tensorrt", cross=False, has_timing_cache=True, captures_itself=False)
+HERE = Flavour("trt", "tensorrt_rtx", cross=False, has_timing_cache=True, captures_itself=False)
 # TensorRT-RTX takes and gives timing caches, and says each time that they hold nothing.
 NO_CACHE = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import click
 
 from segdeploy.cli import bars, options, rendering
-from segdeploy.errors import missing_torch
 
 ORDER = 10
 
@@ -95,12 +94,10 @@ def _train(
 
 def _limit(threads: int | None) -> None:
     """Let PyTorch use so many threads."""
+    import torch
+
     from segdeploy import cores
 
-    try:
-        import torch
-    except ImportError as error:
-        raise missing_torch() from error
     cores.limit_torch()
     if threads is not None:
         torch.set_num_threads(threads)
