@@ -10,7 +10,7 @@ from segdeploy import admission, engines, extras, making, models, proving, works
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check, layouts
-from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions
+from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions, pytorch
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.progress import Progress, silent
@@ -169,6 +169,8 @@ def parity(
     MissingRuntimeError where the engine cannot run on this machine and the options require it.
     """
     given = _path(data)
+    if given is not None or options.bisect:
+        pytorch.import_runtime()  # no kit takes its place there: say so before the work
     found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=given, force=force))
     if options.require_engine:
         _require_engine(found)

@@ -27,6 +27,7 @@ FOREIGN_FORMATS = {
     "engines/_audit.py": "the JSON of TensorRT's inspector",
     "engines/ort.py": "the JSON of ONNX Runtime's profiler",
     "engines/ov.py": "the facts that OpenVINO keeps of a node",
+    "extras.py": "what Python keeps of a frame",
     "external_data.py": "the entries of an ONNX file about its external data",
     "image_files.py": "what Pillow knows of formats",
     "images.py": "what Pillow keeps of an image",
