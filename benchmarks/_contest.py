@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 Answer = TypeVar("Answer")
 
 
@@ -37,10 +39,10 @@ def answer_of(*command: str | Path) -> float:
 
 
 def in_turns(rounds: int, competitors: Mapping[str, Callable[[], Answer]]) -> dict[str, list[Answer]]:
-    """What each says in each round; the order is turned round every time."""
+    """What each says in each round, in another random order every time: none is always behind the same other."""
     found: dict[str, list[Answer]] = {name: [] for name in competitors}
-    for index in range(rounds):
-        names = list(competitors)
-        for name in names if index % 2 == 0 else reversed(names):
-            found[name].append(competitors[name]())
+    names, order = list(competitors), np.random.default_rng(0)
+    for _ in range(rounds):
+        for index in order.permutation(len(names)):
+            found[names[index]].append(competitors[names[index]]())
     return found

@@ -5,18 +5,24 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
 from segdeploy import typed_json
 from segdeploy.spec import Precision
 from segdeploy.timing import contest, latency
-from segdeploy.timing.result_types import Machine, Row, Subject
+from segdeploy.timing.result_types import Interval, Machine, Row, Subject
 
 OURS = "segdeploy"
 PYTORCH = "PyTorch, fp32"
 LEVELS = ("host", "image_to_mask")
+PROTOCOL: Final = 2
+PROTOCOLS = {
+    1: "Measured while the peers took turns forth and back, read and wrote with one thread and compressed PNG with\n"
+    "Pillow's default: from image file to mask that favours segdeploy.",
+    2: "All take turns in random order, read and write with a thread for each core, and compress PNG alike.",
+}
 AGAIN = "Measure it again: python benchmarks/peers.py"
 T = TypeVar("T")
 
@@ -52,14 +58,18 @@ class PeerRatio:
     level: str
     peer: str
     ratio: float
-    interval: tuple[float, float]
+    interval: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRounds:
-    """Everything that was timed: peers_speed.json, which `segdeploy report` reads, is made of it."""
+    """Everything that was timed: peers_speed.json, which `segdeploy report` reads, is made of it.
 
-    schema: Literal[1] = 1
+    `protocol`: how the peers were run (`PROTOCOLS`).
+    """
+
+    schema: Literal[2] = 2
+    protocol: Literal[1, 2] = PROTOCOL
     command: str
     made_at: str
     machine: Machine
@@ -97,9 +107,8 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 def is_like(machine: Machine, other: Machine | None) -> bool:
     """Whether numbers of both machines may stand in one table."""
-    return other is not None and (machine.processor, machine.cores, machine.packages) == (
-        other.processor,
-        other.cores,
+    return other is not None and (machine.named, machine.packages) == (
+        other.named,
         other.packages,
     )
 
@@ -143,9 +152,11 @@ def speed_page(found: SpeedRounds, precisions: Sequence[Precision]) -> str:
     """A table for each precision and level: medians, and under each peer the ratio with its interval."""
     told = [
         "Medians in ms for the whole batch; in brackets segdeploy's time over the peer's, round by round, with its",
-        "95 % interval: below 1, segdeploy is ahead. The networks are untrained, so the last table, of pixels that",
-        "agree with PyTorch eager's masks, says that fp32 is the same network in all of them; what int8 costs is in",
-        "`peers_accuracy.md`, with trained ones.",
+        "95 % interval if rounds are independent: below 1, segdeploy is ahead. The networks are untrained, so the",
+        "last table, of pixels that agree with PyTorch eager's masks, says that fp32 is the same network in all of",
+        "them; what int8 costs is in `peers_accuracy.md`, with trained ones.",
+        "",
+        PROTOCOLS[found.protocol],
     ]
     lines = [_head("speed", found.command, found.machine), *told, ""]
     for precision, level in itertools.product(precisions, reversed(LEVELS)):
@@ -175,8 +186,11 @@ def _cell(rounds: Rounds, ratios: Mapping[tuple[str, int, str], PeerRatio]) -> s
     ratio = ratios.get((rounds.model, rounds.batch, rounds.tool))
     if ratio is None:
         return f"**{median}**"
-    low, high = ratio.interval
-    return f"{median} ({ratio.ratio:.3f}; {low:.3f} to {high:.3f})"
+    return f"{median} ({ratio.ratio:.3f}; {_bounds(ratio.interval)})"
+
+
+def _bounds(interval: Interval | None) -> str:
+    return "too few rounds" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def accuracy_page(found: Accuracy) -> str:
@@ -193,4 +207,4 @@ def accuracy_page(found: Accuracy) -> str:
 
 
 def _head(what: str, command: str, machine: Machine) -> str:
-    return f"# Peers: {what}\n\n`{command}` on {machine.processor}, {machine.cores} cores.\n"
+    return f"# Peers: {what}\n\n`{command}` on {machine.named}.\n"

@@ -1,11 +1,11 @@
 """Measure `ov` with batches in flight against OpenVINO's benchmark_app; writes benchmarks/engines_throughput.*.
 
-    python benchmarks/engines.py throughput [--network NAME] [--precision int8] [--rounds 4] [--work DIR]
+    python benchmarks/engines.py throughput [--network NAME] [--precision int8] [--rounds 6] [--work DIR]
 
 The four networks at full size (360x480, 21 classes, untrained), batch 1 and 8, fp32 and int8: images a second of `ov`
 with several batches in flight (`submit`, `collect`) and of benchmark_app on the same graph, with the throughput hint.
-Both are processes of their own; they take turns, round by round, and ratios are taken within a round. With --network
-and --precision, only those are measured anew, and the other rows stay. Graphs are made in DIR.
+Both are processes of their own; they take turns in random order, round by round, and ratios are taken within a round.
+With --network and --precision, only those are measured anew, and the other rows stay. Graphs are made in DIR.
 """
 
 import argparse
@@ -28,9 +28,11 @@ from _graphs import full_size
 from segdeploy import artifact, engines, models, typed_json
 from segdeploy.engines import RunOptions
 from segdeploy.spec import Precision
-from segdeploy.timing import latency, machine
+from segdeploy.timing import intervals, latency, machine
+from segdeploy.timing.result_types import Machine
 
-SCHEMA = 1
+SCHEMA = 2
+REFERENCE = "benchmark_app"
 HERE = Path(__file__).resolve().parent
 BENCHMARK_APP = HERE / "peers" / "openvino_benchmark_app.py"
 PRECISIONS = (Precision.FP32, Precision.INT8)
@@ -60,9 +62,9 @@ def throughput(names: Sequence[str], precisions: Sequence[Precision], rounds: in
                 facts = (graph.path, str(batch), str(graph.spec.height), str(graph.spec.width), str(seconds))
                 app = functools.partial(answer_of, BENCHMARK_APP, *facts)
                 busy = functools.partial(_first, ours, str(seconds))
-                found = in_turns(rounds, {"ov": busy, "benchmark_app": app})
-            rows.append(_row(name, precision, batch, compared(found, "benchmark_app"), seconds=seconds))
-    return {"unit": "images/s", "better": "more", "rounds": rounds, "rows": rows}
+                found = in_turns(rounds, {"ov": busy, REFERENCE: app})
+            rows.append(_row(name, precision, batch, compared(found, REFERENCE), seconds=seconds))
+    return {"unit": "images/s", "better": "more", "reference": REFERENCE, "rounds": rounds, "rows": rows}
 
 
 def _first(ask: Callable[[str], list[float]], line: str) -> float:
@@ -109,7 +111,7 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str, int]:
 def page(report: Mapping[str, Any]) -> str:
     """The table: medians, and ratios to the last column with their 95 % intervals."""
     rows = report["rows"]
-    reference = next(name for name, facts in rows[0]["competitors"].items() if facts["interval"] == [1.0, 1.0])
+    reference = report["reference"]
     ours = [name for name in rows[0]["competitors"] if name != reference]
     head = ["network", "precision", "batch", *ours, reference, *(f"{name} / {reference}" for name in ours)]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
@@ -117,13 +119,16 @@ def page(report: Mapping[str, Any]) -> str:
         medians = [f"{row['competitors'][name]['median']:.4g}" for name in (*ours, reference)]
         ratios = []
         for name in ours:
-            low, high = row["competitors"][name]["interval"]
-            ratios.append(f"{row['competitors'][name]['ratio']:.3f} ({low:.3f} to {high:.3f})")
+            interval = row["competitors"][name]["interval"]
+            sure = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval else "too few rounds"
+            ratios.append(f"{row['competitors'][name]['ratio']:.3f} ({sure})")
         lines.append(" | ".join([row["network"], row["precision"], str(row["batch"]), *medians, *ratios]))
     table = "\n".join(f"| {line} |" for line in lines)
     facts = report["machine"]
-    where = f"{facts['processor']}, {facts['cores']} cores, {report['rounds']} rounds"
-    told = f"Medians in {report['unit']} ({report['better']} is better); ratios with their 95 % interval."
+    named = typed_json.convert(facts, Machine, where="machine", remedy="", partial=True).named
+    where = f"{named}, {report['rounds']} rounds"
+    told = f"Medians in {report['unit']} ({report['better']} is better); ratios with the 95 % interval that independent"
+    told += " rounds give."
     return f"# {report['name']}\n\n`{report['command']}` on {where}.\n\n{told}\n\n{table}\n"
 
 
@@ -135,7 +140,7 @@ def main() -> None:
     parser.add_argument("what", choices=["throughput"])
     parser.add_argument("--network", choices=models.names(), action="append")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", type=Precision)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=intervals.FEWEST)
     parser.add_argument("--work", type=Path, default=Path("build/engines"))
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)

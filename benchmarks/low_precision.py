@@ -44,6 +44,7 @@ from segdeploy.quantization import recipes
 from segdeploy.quantization.images_in_parts import Parts
 from segdeploy.spec import Precision
 from segdeploy.timing import latency, machine
+from segdeploy.timing.result_types import Machine
 
 SCHEMA = 1
 HERE = Path(__file__).parent
@@ -290,10 +291,14 @@ def write(name: str, words: str, report: dict[str, Any], table: str, *, merged: 
         runs = [*earlier.get("runs", [{key: earlier.get(key) for key in run}]), run]
     document = {"schema": SCHEMA + 1, "runs": runs, **report}
     artifact.write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
-    places = "; ".join(f"`{each['command']}` on {each['machine']['processor']}" for each in runs)
-    head = f"{places}, {here.cores} cores.\n\n"
+    head = f"{'; '.join(map(_place, runs))}.\n\n"
     artifact.write_atomically(HERE / f"{name}.md", (head + table + "\n").encode())
     sys.stdout.write(head + table + "\n")
+
+
+def _place(run: dict[str, Any]) -> str:
+    measured_on = typed_json.convert(run["machine"], Machine, where="machine", remedy="", partial=True)
+    return f"`{run['command']}` on {measured_on.named}"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ peers_speed.json is a result for `segdeploy report`; peers_speed_rounds.json has
 to encoded mask. In fp32 PyTorch eager, in channels_last and through torch.compile, plain ONNX Runtime, OpenVINO's
 Python API, all with NumPy and Pillow around them (peers/), and segdeploy in the runtime that `--engine fp32` chooses;
 in int8 ONNX Runtime's `quantize_static` and NNCF, both with their default options, and `--engine int8`. Every
-competitor is a process of its own; they take turns, round by round, with the same weights and images, and ratios are
-taken within a round. `accuracy`: the packaged networks in int8, each quantised on the same 32 packaged images, on
-DIR's validation images. NNCF gets an environment of its own in --work. With --network, --precision and --batch only
-those are measured anew, and the other rows stay. Graphs are made in --work.
+competitor is a process of its own; they take turns in random order, round by round, with the same weights, images,
+threads and PNG compression, and ratios are taken within a round. `accuracy`: the packaged networks in int8, each
+quantised on the same 32 packaged images, on DIR's validation images. NNCF gets an environment of its own in --work.
+With --network, --precision and --batch only those are measured anew, and the other rows stay. Graphs are made in
+--work.
 """
 
 import argparse
@@ -339,7 +340,7 @@ def write_speed(timed: Sequence[Rounds], subjects: Sequence[Subject], command: s
     """The rounds, the result and the page; with what an earlier call on the same machine measured besides."""
     path, kept = HERE / "peers_speed.json", HERE / "peers_speed_rounds.json"
     here, before = machine.describe(), peer_results.read(kept, SpeedRounds)
-    if before is not None and peer_results.is_like(here, before.machine):
+    if before is not None and before.protocol == peer_results.PROTOCOL and peer_results.is_like(here, before.machine):
         timed = peer_results.merged(timed, before.rounds, lambda each: each.place)
         subjects = peer_results.merged(subjects, results.read(path).subjects, lambda each: (each.id,))
     rounds = peer_results.merged(timed, (), lambda each: each.place)

@@ -26,6 +26,7 @@ from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.engines import Engine
 from segdeploy.timing import machine
+from segdeploy.timing.result_types import Machine
 
 HERE = Path(__file__).resolve().parent
 ENGINE = "ort:fp32"
@@ -66,7 +67,7 @@ def repetition(share: float) -> dict[str, Any]:
         "caught": bool(report.failures),
         "runs": report.rows[0].runs,
         "flags": report.conditions.flags if report.conditions else (),
-        "levels": {row.level: {"ratio": row.ratio, "interval": row.interval} for row in rows},
+        "levels": {row.level: {"ratio": row.ratio, "interval": typed_json.to_builtins(row.interval)} for row in rows},
     }
     sys.stdout.write(f"{json.dumps(found)}\n")
     sys.stdout.flush()
@@ -74,8 +75,8 @@ def repetition(share: float) -> dict[str, Any]:
 
 
 def page(document: dict[str, Any]) -> str:
-    facts = document["machine"]
-    where = f"`{document['command']}` on {facts['processor']}, {facts['cores']} cores."
+    measured_on = typed_json.convert(document["machine"], Machine, where="machine", remedy="", partial=True)
+    where = f"`{document['command']}` on {measured_on.named}."
     what = (
         f"The packaged U-Net in {ENGINE}, `bench --compare` with its defaults: a regression is an interval above 1.05."
     )
@@ -106,7 +107,7 @@ def main() -> None:
     os.chdir(given.work)
     benchmarking.run("unet", BenchOptions(engines=[ENGINE], save=KEPT))
     document: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "command": shlex.join(["python", "benchmarks/regressions.py", "--repetitions", str(given.repetitions)]),
         "made_at": artifact.now(),
         "machine": typed_json.to_builtins(machine.describe()),

@@ -95,7 +95,7 @@ def main() -> None:
     here = machine.describe()
     document = Document(command=command, made_at=artifact.now(), machine=here, results=tuple(results))
     artifact.write_atomically(out / "cpu.json", typed_json.to_text(document))
-    head = f"`{command}` on {here.processor}, {here.cores} cores. Quote ratios within one run.\n\n"
+    head = f"`{command}` on {here.named}. Quote ratios within one run.\n\n"
     artifact.write_atomically(out / "cpu.md", (head + table(results)).encode())
     sys.stdout.write(head + table(results))
 

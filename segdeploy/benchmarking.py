@@ -23,7 +23,7 @@ from segdeploy.proof import accuracy, executed
 from segdeploy.proving import ProofOptions
 from segdeploy.quantization import sensitivity
 from segdeploy.spec import Precision
-from segdeploy.timing import contest, gates, layers, machine, memory, results, runtime_selection
+from segdeploy.timing import contest, gates, intervals, layers, machine, memory, results, runtime_selection
 from segdeploy.timing import pictures as shown_pictures
 from segdeploy.timing.contest import Contestant, TimedBatch
 from segdeploy.timing.latency import Effort
@@ -70,6 +70,10 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         hold_paths(self, "data", "save", "compare")
+        judges = self.compare is not None or self.require_faster
+        if judges and self.effort.runs is not None and self.effort.runs < intervals.FEWEST:
+            what = f"{self.effort.runs} runs give no interval, by which engines are held against each other."
+            raise InvalidRequestError(what, f"Take {intervals.FEWEST} or more, or leave --runs out.")
 
 
 DEFAULT = BenchOptions()

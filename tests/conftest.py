@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image
 import segdeploy
 from segdeploy import artifact, engines, models
 from segdeploy import workspace as places
+from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
@@ -26,6 +29,7 @@ from segdeploy.making import ExportOptions
 from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.proof import executed
 from segdeploy.spec import Precision, Spec
+from segdeploy.timing import latency
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
 COMMAND = Path(sys.executable).with_name("segdeploy")
@@ -84,6 +88,33 @@ def segdeploy_data() -> Path:
     if not named:
         pytest.skip("SEGDEPLOY_DATA does not name the folder that holds nuclei/, odd_images/ and photos/")
     return Path(named)
+
+
+@pytest.fixture
+def engine_ms(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Artifact], float]], None]:
+    """Let each call of an engine take the milliseconds that are said of its file, by the clock that `bench` reads.
+
+    Nothing waits, and no other work on this machine changes what is measured.
+    """
+    honest, now = engines.open_engine, [0]
+
+    def plant(ms_of: Callable[[Artifact], float]) -> None:
+        def opened(file: Artifact, **others: Any) -> Engine:  # noqa: ANN401 - what bench gives it
+            engine = honest(file, **others)
+            classify = engine.classify
+
+            def timed(*batch: Any) -> object:  # noqa: ANN401 - what classify takes
+                now[0] += round(1e6 * ms_of(file))
+                return classify(*batch)
+
+            monkeypatch.setattr(engine, "classify", timed)
+            return engine
+
+        monkeypatch.setattr(engines, "open_engine", opened)
+        clock = SimpleNamespace(perf_counter_ns=lambda: now[0], monotonic=time.monotonic)
+        monkeypatch.setattr(latency, "time", clock)
+
+    return plant
 
 
 def require_device(runtime: str, device: str) -> None:

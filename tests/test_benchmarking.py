@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ import pytest
 from click.testing import CliRunner
 from conftest import Run
 
-from segdeploy import artifact, benchmarking, engines, proving
+from segdeploy import artifact, benchmarking, proving
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.cli import cli
-from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.timing import pictures, results
 from segdeploy.timing.latency import Effort
-from segdeploy.timing.result_types import Comparison, Result, Subject
+from segdeploy.timing.result_types import Comparison, Interval, Result, Subject
 
 ORT = ["ort:fp32"]
 QUICK = Effort(runs=8)
@@ -40,28 +38,11 @@ def saved(workspace: Path) -> Path:
 
 
 @pytest.fixture
-def slowed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def slowed(engine_ms: Callable[[Callable[[Artifact], float]], None]) -> Callable[[float], None]:
     """Let what is in `export/` take longer than what was kept, by a factor."""
-    honest = engines.open_engine
 
     def plant(factor: float) -> None:
-        def opened(file: Artifact, **others: Any) -> Engine:  # noqa: ANN401 - what bench gives it
-            engine = honest(file, **others)
-            if ".files" not in str(file.path):
-                classify = engine.classify
-
-                def slowly(*batch: Any) -> object:  # noqa: ANN401 - what classify takes
-                    started = time.perf_counter()
-                    found = classify(*batch)
-                    until = started + factor * (time.perf_counter() - started)
-                    while time.perf_counter() < until:
-                        pass
-                    return found
-
-                monkeypatch.setattr(engine, "classify", slowly)
-            return engine
-
-        monkeypatch.setattr(engines, "open_engine", opened)
+        engine_ms(lambda file: 1.0 if ".files" in str(file.path) else factor)
 
     return plant
 
@@ -122,18 +103,30 @@ def test_a_twofold_slowdown_is_a_regression_at_every_level(saved: Path, slowed: 
     report = timed(engines=["ort:fp32", "torch:fp32"], compare=saved, effort=Effort(runs=20))
     host = [row for row in comparison_of(report).rows if row.level == "host"]
     assert [row.regression for row in host] == [True, True]
+    assert [row.interval for row in host] == [Interval(low=2.0, high=2.0, assumes_independent=True)] * 2
     assert any("unet ort:fp32 cpu, host, batch 1, takes " in failure.what for failure in report.failures)
 
 
-def test_the_same_file_is_no_regression_of_itself(saved: Path) -> None:
-    report = timed(compare=saved, effort=Effort(runs=20), max_regression=1.0)
+def test_the_same_file_is_no_regression_of_itself(saved: Path, slowed: Callable[[float], None]) -> None:
+    slowed(1.0)
+    report = timed(compare=saved, effort=Effort(runs=20))
     rows = comparison_of(report).rows
     assert [row.regression for row in rows] == [False, False]
     assert report.failures == ()
     for row in rows:
         assert row.ratio is not None
         assert row.interval is not None
-        assert row.interval[0] <= row.ratio <= row.interval[1]
+        assert row.interval.low <= row.ratio <= row.interval.high
+
+
+@pytest.mark.parametrize("gate", [{"compare": Path("old.json")}, {"require_faster": True}])
+def test_a_gate_that_could_not_judge_is_refused_before_anything_is_timed(gate: dict[str, Any]) -> None:
+    """Five runs give no interval; a gate without one would pass whatever it is shown."""
+    with pytest.raises(InvalidRequestError, match="5 runs give no interval") as refused:
+        BenchOptions(effort=Effort(runs=5), **gate)
+    assert refused.value.remedy == "Take 6 or more, or leave --runs out."
+    assert BenchOptions(effort=Effort(runs=6), **gate).effort.runs == 6
+    assert BenchOptions(effort=Effort(runs=5)).effort.runs == 5
 
 
 def gone(path: Path, document: dict[str, Any]) -> None:
@@ -187,7 +180,7 @@ def test_what_cannot_be_run_again_is_not_comparable(
 def test_a_foreign_result_is_refused_before_anything_is_timed(run: Run, text: str | None, code: int, what: str) -> None:
     if text is not None:
         Path("old.json").write_text(text)
-    done = run("bench", "--engine", "ort:fp32", "--runs", "1", "--compare", "old.json")
+    done = run("bench", "--engine", "ort:fp32", "--runs", "6", "--compare", "old.json")
     assert (done.code, done.out) == (code, "")
     assert what in done.err
 
@@ -195,7 +188,7 @@ def test_a_foreign_result_is_refused_before_anything_is_timed(run: Run, text: st
 def test_the_command_ends_with_3_where_nothing_could_be_compared(run: Run, saved: Path) -> None:
     """A gate that compared nothing has not been passed."""
     shutil.rmtree(saved.with_name("old.json.files"))
-    done = run("bench", "--engine", "ort:fp32", "--runs", "2", "--compare", saved)
+    done = run("bench", "--engine", "ort:fp32", "--runs", "6", "--compare", saved)
     assert done.code == 3
     assert "unet ort:fp32 cpu is not comparable: " in done.out
     assert "nothing could be compared" in done.err

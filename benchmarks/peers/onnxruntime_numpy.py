@@ -8,12 +8,14 @@ GRAPH takes float32 (N, 3, H, W), normalised, and gives logits (N, K, H, W).
 import sys
 
 import onnxruntime
-from _loop import class_maps_of, normalised, serve
+from _loop import class_maps_of, cores, normalised, serve
 
 
 def main() -> None:
     graph, height, width, *files = sys.argv[1:]
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     serve(lambda batch: class_maps_of(session.run(None, {name: normalised(batch)})[0]), int(height), int(width), files)
 

@@ -9,7 +9,7 @@ number of images and its float stays float32, as whoever wants the best equal nu
 import sys
 
 import openvino
-from _loop import class_maps_of, normalised, serve
+from _loop import class_maps_of, cores, normalised, serve
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     core = openvino.Core()
     model = core.read_model(graph)
     model.reshape([len(files), 3, int(height), int(width)])
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores()}
     compiled = core.compile_model(model, "CPU", settings)
     serve(lambda batch: class_maps_of(compiled(normalised(batch))[0]), int(height), int(width), files)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _loop import MEAN, STD, serve
+from _loop import MEAN, STD, cores, serve
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,6 +45,7 @@ def use_torchs_own_operators() -> None:
 def main() -> None:
     mode, path, height, width, *files = sys.argv[1:]
     use_torchs_own_operators()
+    torch.set_num_threads(cores())
     network, _ = checkpoint.load(Path(path))
     network.eval()
     memory = torch.contiguous_format if mode == "eager" else torch.channels_last

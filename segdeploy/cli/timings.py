@@ -1,6 +1,6 @@
 """The result of `bench` as text: a table of times, and lines for the ratios, the layers and the conditions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from segdeploy.cli import rendering
@@ -30,14 +30,21 @@ def _engine(row: "Row") -> str:
 
 def _times(row: "Row") -> list[str]:
     latency = row.latency_ms
-    interval = "-" if row.median_interval is None else "{:.2f} to {:.2f}".format(*row.median_interval)
     return [
         f"{latency.median:.2f}",
-        f"{interval} noisy" if row.noisy else interval,
+        _interval(row),
         rendering.number(latency.p90, ".2f"),
         rendering.number(latency.p99, ".2f"),
         rendering.number(row.images_per_s, ".1f"),
     ]
+
+
+def _interval(row: "Row") -> str:
+    interval = row.median_interval
+    if interval is None:
+        return "too few"
+    marks = ("*" if interval.assumes_independent else "") + (" noisy" if row.noisy else "")
+    return f"{interval.low:.2f} to {interval.high:.2f}{marks}"
 
 
 def _megabytes(row: "Row") -> str:
@@ -59,26 +66,38 @@ def lines(result: "Result") -> Iterator[str]:
     yield _what_was_timed(result)
     if not any(row.level == "device" for row in result.rows):
         yield "No device level: a CPU has no clock of its own, and no copies to leave out."
-    if noisy := [row for row in result.rows if row.noisy]:
-        yield f"noisy: {len(noisy)} of {len(result.rows)} intervals are still wide; --time-limit gives more runs"
+    yield from _about_intervals(result.rows)
     if result.conditions is not None:
         yield from (f"disturbed: {flag}" for flag in result.conditions.flags)
+
+
+def _about_intervals(rows: Sequence["Row"]) -> Iterator[str]:
+    from segdeploy.timing.intervals import CORRELATION_FROM
+
+    given = [row.median_interval for row in rows if row.median_interval is not None]
+    if any(interval.assumes_independent for interval in given):
+        yield f"* assumes independent calls: fewer than {CORRELATION_FROM} cannot show whether neighbours are alike"
+    if lacking := len(rows) - len(given):
+        yield f"too few: {lacking} of {len(rows)} rows have too few independent calls for an interval"
+    if noisy := [row for row in rows if row.noisy and row.median_interval is not None]:
+        yield f"noisy: {len(noisy)} of {len(rows)} intervals are still wide; --time-limit gives more runs"
 
 
 def _what_was_timed(result: "Result") -> str:
     counts = {row.runs for row in result.rows if row.runs is not None}
     runs = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     first, machine = result.rows[0], result.machine
-    where = "" if machine is None else f" on {machine.processor}, {machine.cores} cores"
+    where = "" if machine is None else f" on {machine.named}"
     return f"{first.model} at {first.height}x{first.width}{where}, {runs} interleaved runs"
 
 
 def _compared_line(row: "Compared") -> str:
-    if row.ratio is None or row.interval is None:
+    from segdeploy.timing.intervals import in_words
+
+    if row.ratio is None:
         return f"{row.subject} is not comparable: {row.reason}"
-    low, high = row.interval
     where = f"{row.subject}, {row.level}, batch {row.batch}"
-    return f"{where}: {row.ratio:.3f} (95 %: {low:.3f} to {high:.3f}) of the time of what was kept"
+    return f"{where}: {row.ratio:.3f} ({in_words(row.interval)}) of the time of what was kept"
 
 
 def _profile_lines(subject: "Subject") -> Iterator[str]:
@@ -91,5 +110,6 @@ def _profile_lines(subject: "Subject") -> Iterator[str]:
 
 
 def _ratio_line(found: "RatioToFp32") -> str:
-    low, high = found.interval
-    return f"{found.engine} takes {found.ratio:.3f} (95 %: {low:.3f} to {high:.3f}) of fp32, batch {found.batch}"
+    from segdeploy.timing.intervals import in_words
+
+    return f"{found.engine} takes {found.ratio:.3f} ({in_words(found.interval)}) of fp32, batch {found.batch}"

@@ -2,6 +2,8 @@
 
 import math
 
+from segdeploy.timing.result_types import Interval
+
 DIGITS = 3
 MOST_DECIMALS = 8
 NONE = "\N{EN DASH}"
@@ -44,5 +46,6 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"  # noqa: PLR2004
 
 
-def interval(bounds: tuple[float, float] | None) -> str:
-    return NONE if bounds is None else f"{ms(bounds[0])} to {ms(bounds[1])}"
+def interval(found: Interval | None) -> str:
+    """A star where it assumes independent calls."""
+    return NONE if found is None else f"{ms(found.low)} to {ms(found.high)}{'*' if found.assumes_independent else ''}"

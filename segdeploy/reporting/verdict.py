@@ -108,8 +108,8 @@ class Timed:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        low, high = self.row.median_interval or (self.median, self.median)
-        return low, high
+        interval = self.row.median_interval
+        return (self.median, self.median) if interval is None else (interval.low, interval.high)
 
     @property
     def named(self) -> str:
@@ -190,8 +190,8 @@ def _speed(pick: Timed, timed: Sequence[Timed], view: View) -> str:
     work = "a photograph" if view.batch == 1 else f"for {view.batch} photographs"
     if view.level != "image_to_mask":
         work = "an image" if view.batch == 1 else f"for {view.batch} images"
-    bounds = pick.row.median_interval
-    sure = f" (95%: {numbers.interval(bounds)})" if bounds else " (no interval was measured)"
+    interval = pick.row.median_interval
+    sure = f" (95%: {numbers.interval(interval)})" if interval else " (no interval was measured)"
     against = " and ".join(_against(pick, other) for other in _references(pick, timed))
     took = f"{numbers.ms(pick.median)} ms {work}{sure}, {OF_LEVEL.get(view.level, view.level)}"
     return f"{took}: {against}." if against else f"{took}."
@@ -212,9 +212,10 @@ def _is_own_fp32(subject: Contender) -> bool:
 def _against(pick: Timed, other: Timed) -> str:
     if _overlap(pick, other):
         return f"as fast as {other.named} within the intervals"
+    unsure = "" if pick.row.median_interval and other.row.median_interval else ", by the medians alone"
     if pick.median < other.median:
-        return f"{numbers.times(other.median / pick.median)} times as fast as {other.named}"
-    return f"{numbers.times(pick.median / other.median)} times the time of {other.named}"
+        return f"{numbers.times(other.median / pick.median)} times as fast as {other.named}{unsure}"
+    return f"{numbers.times(pick.median / other.median)} times the time of {other.named}{unsure}"
 
 
 def _overlap(one: Timed, other: Timed) -> bool:

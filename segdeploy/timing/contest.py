@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import InvalidRequestError, SegdeployError
 from segdeploy.progress import Progress
 from segdeploy.spec import Precision
-from segdeploy.timing import latency, results
+from segdeploy.timing import intervals, latency, results
 from segdeploy.timing.latency import Effort
 from segdeploy.timing.result_types import Compared, Comparison, Ratio, RatioToFp32, Result, Row, Subject
 
@@ -191,19 +192,24 @@ def _to_earlier(samples: Mapping[Task, Sequence[float]]) -> dict[tuple[str, str]
 
 
 def _half_width(ratio: Ratio) -> float:
-    low, high = ratio.interval
-    return (high - low) / 2
+    return math.inf if ratio.interval is None else (ratio.interval.high - ratio.interval.low) / 2
 
 
 def compared(ratio: Ratio, *, subject: str, level: str, batch: int, max_regression: float) -> Compared:
-    """A ratio to the time of an earlier file; it is a regression where its whole interval lies above the limit."""
+    """A ratio to the time of an earlier file; it is a regression where its whole interval lies above the limit.
+
+    Without an interval nothing was compared.
+    """
+    interval = ratio.interval
     return Compared(
         subject=subject,
         level=level,
         batch=batch,
         ratio=ratio.ratio,
-        interval=ratio.interval,
-        regression=ratio.interval[0] > 1 + max_regression,
+        interval=interval,
+        reason=intervals.TOO_FEW if interval is None else None,
+        comparable=interval is not None,
+        regression=interval is not None and interval.low > 1 + max_regression,
     )
 
 

@@ -11,7 +11,10 @@ Change = Callable[[Any], object]
 
 
 def result(document: object) -> object:
-    """A result of schema 2 as one of schema 3; what it does not say is absent."""
+    """A result of schema 2 in today's form; what it does not say is absent.
+
+    Its intervals are left out: those of 0.1 held the median less often than they said.
+    """
     return _said(
         document,
         schema=lambda _: SCHEMA,
@@ -20,7 +23,7 @@ def result(document: object) -> object:
         skipped=_each(_said),
         subjects=_each(_subject),
         rows=_each(_row),
-        ratios=_each(_said),
+        ratios=_each(lambda ratio: _without(_said(ratio), "interval")),
         comparison=_comparison,
         pictures=_each(_said),
         failures=_each(_said),
@@ -59,8 +62,12 @@ def _step(step: object) -> object:
 
 
 def _row(row: object) -> object:
-    return _said(row, memory=_said, latency_ms=_said)
+    return _without(_said(row, memory=_said, latency_ms=_said), "median_interval")
 
 
 def _comparison(comparison: object) -> object:
-    return _said(comparison, rows=_each(_said))
+    return _said(comparison, rows=_each(lambda row: _without(_said(row), "interval")))
+
+
+def _without(record: object, left_out: str) -> object:
+    return {name: value for name, value in record.items() if name != left_out} if isinstance(record, dict) else record

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from segdeploy.proof import executed
 from segdeploy.spec import Precision
+from segdeploy.timing import intervals
 from segdeploy.timing.result_types import Comparison, Failure, RatioToFp32, Result, Subject
 
 NAMED = 5  # layers in a message
@@ -51,10 +52,13 @@ def not_executed_as_asked(subjects: Sequence[Subject], *, always: bool) -> list[
 
 
 def slower_than_fp32(subjects: Sequence[Subject], ratios: Sequence[RatioToFp32]) -> Iterator[Failure]:
-    """Low-precision engines whose whole interval lies above the time of fp32."""
+    """Low-precision engines whose whole interval lies above the time of fp32, and those that have no interval."""
     wider = {subject.engine: subject.wider for subject in subjects}
     for ratio in ratios:
-        if ratio.interval[0] > 1:
+        if ratio.interval is None:
+            what = f"{ratio.engine} cannot be held against fp32: {intervals.TOO_FEW}."
+            yield Failure(what=what, remedy="Let it run longer: --time-limit, or --runs.")
+        elif ratio.interval.low > 1:
             names = ", ".join(wider[ratio.engine][:NAMED]) or "none: every layer is computed in the type asked for"
             what = f"{ratio.engine} takes {ratio.ratio:.2f} of the time of fp32. Layers computed wider: {names}."
             yield Failure(what=what, remedy="Use fp32 in this runtime, or another runtime.")
@@ -66,9 +70,8 @@ def regressions(comparison: Comparison | None) -> Iterator[Failure]:
         return
     for row in comparison.rows:
         if row.regression and row.interval is not None and row.ratio is not None:
-            low, high = row.interval
             where = f"{row.subject}, {row.level}, batch {row.batch},"
-            times = f"takes {row.ratio:.3f} (95 %: {low:.3f} to {high:.3f}) of the time of the file in"
+            times = f"takes {row.ratio:.3f} ({intervals.in_words(row.interval)}) of the time of the file in"
             limit = 1 + (comparison.max_regression or 0.0)
             what = f"{where} {times} {comparison.earlier}: more than {limit:.3f}."
             yield Failure(what=what, remedy="Ship the earlier file, or raise --max-regression.")

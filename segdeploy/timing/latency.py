@@ -1,6 +1,7 @@
 """Timing: tasks are warmed up and run interleaved, in random order, until the intervals of their medians are narrow."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +14,12 @@ from numpy.typing import NDArray
 from segdeploy import cores, images
 from segdeploy.engines import Engine
 from segdeploy.spec import Spec
-from segdeploy.timing.result_types import Latency, Ratio, Summary
+from segdeploy.timing import intervals
+from segdeploy.timing.result_types import Interval, Latency, Ratio, Summary
 
-RESAMPLES = 2000
-CONFIDENCE = (2.5, 97.5)  # percentiles: a 95 % interval
 SETTLED, FASTER, MOST_WARMUP = 3, 0.95, 20  # calls in a row of which none is a twentieth faster than all before them
-FEWEST_RUNS = 5
 WHOLE = 100  # percent
-CHECK_EVERY = 5  # runs; intervals are not free
+NEXT_LOOK = 1.2  # times as many runs: whoever looks after each run stops at a narrow interval that is wrong
 HALF_WIDTH = 0.03  # of an interval that is narrow, as a share of its median
 LEAST_MS = 1e-9
 Task = Callable[[], float]
@@ -36,7 +35,7 @@ class Effort:
     """
 
     runs: int | None = None
-    least: int = 20
+    least: int = intervals.CORRELATION_FROM
     half_width: float = HALF_WIDTH
     limit_s: float = 60.0
 
@@ -142,10 +141,17 @@ def _done(samples: Samples, effort: Effort, enough: Callable[[Samples], bool], s
     runs = len(samples[0])
     if effort.runs is not None:
         return runs / effort.runs
-    spent = min((time.monotonic() - started) / effort.limit_s, runs / FEWEST_RUNS)
-    if runs >= effort.least and runs % CHECK_EVERY == 0 and enough(samples):
+    spent = min((time.monotonic() - started) / effort.limit_s, runs / intervals.FEWEST)
+    if _is_look(runs, effort.least) and enough(samples):
         return 1.0
     return min(spent, 1.0)
+
+
+def _is_look(runs: int, least: int) -> bool:
+    look = least
+    while look < runs:
+        look = math.ceil(NEXT_LOOK * look)
+    return look == runs
 
 
 def _narrow(effort: Effort) -> Callable[[Samples], bool]:
@@ -153,37 +159,24 @@ def _narrow(effort: Effort) -> Callable[[Samples], bool]:
 
 
 def half_width(samples_ms: Sequence[float]) -> float:
-    """Of the interval of the median, as a share of the median."""
-    low, high = median_interval(samples_ms)
-    return (high - low) / 2 / max(float(np.median(samples_ms)), LEAST_MS)
+    """Of the interval of the median, as a share of the median; infinite where the calls are too few for one."""
+    interval = intervals.of_median(samples_ms)
+    return math.inf if interval is None else _half_width(interval, float(np.median(samples_ms)))
 
 
-def median_interval(samples_ms: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by a block bootstrap."""
-    kept = np.asarray(samples_ms)
-    low, high = np.percentile(np.median(kept[_blocks(len(kept))], axis=1), CONFIDENCE)
-    return float(low), float(high)
+def _half_width(interval: Interval, median_ms: float) -> float:
+    return (interval.high - interval.low) / 2 / max(median_ms, LEAST_MS)
 
 
 def ratio(ms: Sequence[float], reference_ms: Sequence[float]) -> Ratio:
     """The time of one task over that of another, divided run by run: what slows a run slows both."""
     each = np.asarray(ms) / np.asarray(reference_ms)
-    return Ratio(ratio=float(np.median(each)), interval=median_interval(list(each)))
-
-
-def _blocks(count: int) -> NDArray[np.int64]:
-    """(RESAMPLES, count) indices: runs are drawn in blocks of neighbours, for a busy moment lasts several runs.
-
-    The circular block bootstrap (Politis and Romano 1992); blocks of the cube root of the count (Hall, Horowitz and
-    Jing 1995, Biometrika 82:3).
-    """
-    length = max(1, round(count ** (1 / 3)))
-    starts = np.random.default_rng(0).integers(0, count, (RESAMPLES, -(-count // length), 1))
-    return ((starts + np.arange(length)) % count).reshape(RESAMPLES, -1)[:, :count]
+    return Ratio(ratio=float(np.median(each)), interval=intervals.of_median(list(each)))
 
 
 def summary(samples_ms: Sequence[float], *, batch: int, half_width_at_most: float = HALF_WIDTH) -> Summary:
     """Latency of one call over the batch, and images a second by its median."""
+    interval = intervals.of_median(samples_ms)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, [50, 90, 95, 99]))
     return Summary(
         runs=len(samples_ms),
@@ -191,6 +184,6 @@ def summary(samples_ms: Sequence[float], *, batch: int, half_width_at_most: floa
         latency_ms=Latency(
             min=float(np.min(samples_ms)), mean=float(np.mean(samples_ms)), median=p50, p90=p90, p95=p95, p99=p99
         ),
-        median_interval=median_interval(samples_ms),
-        noisy=half_width(samples_ms) > half_width_at_most,
+        median_interval=interval,
+        noisy=interval is None or _half_width(interval, p50) > half_width_at_most,
     )

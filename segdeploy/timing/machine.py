@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from segdeploy import cores, engines
+from segdeploy import arithmetic, cores, engines
 from segdeploy._version import __version__
 from segdeploy.errors import SegdeployError
 from segdeploy.target import Gpu
@@ -47,9 +47,10 @@ THROTTLES = {
 
 
 def describe() -> Machine:
-    """Processor, cores this process may use, memory, GPU, system and versions."""
+    """Processor, its instruction set, cores this process may use, memory, GPU, system and versions."""
     return Machine(
         processor=_processor(),
+        instruction_set=arithmetic.instruction_set(),
         cores=cores.usable(),
         affinity=tuple(cores.affinity()),
         memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,

@@ -15,10 +15,9 @@ from segdeploy.low_precision import Budget, SearchStep
 from segdeploy.target import Gpu
 from segdeploy.typed_json import Count, Number, Positive, Share
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 KIND: Final = "bench"
 
-Interval = tuple[Number, Number]
 Pixels = Annotated[str, msgspec.Meta(pattern=r"^(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]*={0,2}\Z")]
 """Base64 of a JPEG or a PNG: what a page may put behind `data:image`."""
 
@@ -30,17 +29,24 @@ class Machine:
     """What was measured on.
 
     `affinity`: the processors that this process may run on, by number; `cores`: how many of them it may use, inside the
-    quota of its container.
+    quota of its container. `instruction_set`: the widest for int8 (`segdeploy.arithmetic`); None of an earlier version.
     """
 
     processor: str
+    instruction_set: str | None = None
     cores: Count
-    affinity: tuple[Count, ...]
+    affinity: tuple[Count, ...] = ()
     memory_mb: Count
     gpu: Gpu | None = None
     system: str
     python: str
     packages: Mapping[str, str]
+
+    @property
+    def named(self) -> str:
+        """For a caption: processors with one name may differ in their instructions."""
+        instructions = "" if self.instruction_set is None else f" ({self.instruction_set})"
+        return f"{self.processor}{instructions}, {self.cores} cores"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +162,15 @@ class Subject:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """The 95 % interval of a median. `assumes_independent`: too few calls to see whether neighbours are alike."""
+
+    low: Positive
+    high: Positive
+    assumes_independent: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Milliseconds of one call: the fastest, the mean, the median, and what 90, 95 and 99 of 100 calls took at most."""
 
@@ -169,15 +184,15 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The times of one engine at one level; `median_interval` is the 95 % interval of the median, in ms.
+    """The times of one engine at one level; `median_interval` is that of the median, in ms.
 
-    `noisy`: the interval was still too wide when the time for it was over.
+    It is None where the calls were too few. `noisy`: there was none, or it was still too wide, when the time was over.
     """
 
     runs: Count
     images_per_s: Number
     latency_ms: Latency
-    median_interval: tuple[Positive, Positive]
+    median_interval: Interval | None
     noisy: bool
 
 
@@ -208,16 +223,16 @@ class Row:
     runs: Count | None = None
     images_per_s: Number | None = None
     latency_ms: Latency
-    median_interval: tuple[Positive, Positive] | None = None
+    median_interval: Interval | None = None
     noisy: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """The time of one task over that of another, run by run: the median, and its 95 % interval."""
+    """The time of one task over that of another, run by run: the median, and its interval; None: too few runs."""
 
     ratio: Positive
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +242,7 @@ class RatioToFp32:
     engine: str
     batch: Count
     ratio: Positive
-    interval: Interval
+    interval: Interval | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +306,7 @@ class DrawnPicture:
 class Result:
     """A whole result of `segdeploy bench`; `images`: how many the accuracy was measured on, those of `data`."""
 
-    schema: Literal[3] = SCHEMA
+    schema: Literal[4] = SCHEMA
     kind: Literal["bench"] = KIND
     made_at: str | None = None
     command: str | None = None

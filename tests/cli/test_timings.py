@@ -1,5 +1,6 @@
 """The result of `bench` as text."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from segdeploy.timing.result_types import (
     Compared,
     Comparison,
     Conditions,
+    Interval,
     Latency,
     LayerTime,
     Machine,
@@ -18,6 +20,11 @@ from segdeploy.timing.result_types import (
     Row,
     Subject,
 )
+
+
+def interval(low: float, high: float, *, assumes_independent: bool = False) -> Interval:
+    return Interval(low=low, high=high, assumes_independent=assumes_independent)
+
 
 ROW = Row(
     subject="a",
@@ -34,12 +41,19 @@ ROW = Row(
     runs=20,
     images_per_s=500.0,
     latency_ms=Latency(median=2.0, p90=2.5, p99=3.0),
-    median_interval=(1.9, 2.1),
+    median_interval=interval(1.9, 2.1),
     noisy=True,
 )
 
 MACHINE = Machine(
-    processor="A processor", cores=2, affinity=(0, 1), memory_mb=8000, system="Linux", python="3.11", packages={}
+    processor="A processor",
+    instruction_set="avx2",
+    cores=2,
+    affinity=(0, 1),
+    memory_mb=8000,
+    system="Linux",
+    python="3.11",
+    packages={},
 )
 
 
@@ -62,10 +76,10 @@ def test_the_lines_say_what_the_table_has_no_room_for() -> None:
         conditions=Conditions(flags=("others took 20 % of the time",)),
         subjects=(Subject(id="a", model="unet", engine="ort:int8", profile=layers),),
         rows=(ROW,),
-        ratios=(RatioToFp32(engine="ort:int8", batch=1, ratio=0.5, interval=(0.49, 0.51)),),
+        ratios=(RatioToFp32(engine="ort:int8", batch=1, ratio=0.5, interval=interval(0.49, 0.51)),),
         comparison=Comparison(
             rows=(
-                Compared(subject="a", level="host", batch=1, ratio=1.25, interval=(1.2, 1.3)),
+                Compared(subject="a", level="host", batch=1, ratio=1.25, interval=interval(1.2, 1.3)),
                 Compared(subject="b", comparable=False, reason="it has no b"),
             )
         ),
@@ -79,8 +93,42 @@ def test_the_lines_say_what_the_table_has_no_room_for() -> None:
         "    5.0%      1.00 ms  layer0  Conv",
     ]
     assert lines[4 + timings.PROFILED_LINES :] == [
-        "unet at 64x96 on A processor, 2 cores, 20 interleaved runs",
+        "unet at 64x96 on A processor (avx2), 2 cores, 20 interleaved runs",
         "No device level: a CPU has no clock of its own, and no copies to leave out.",
         "noisy: 1 of 1 intervals are still wide; --time-limit gives more runs",
         "disturbed: others took 20 % of the time",
+    ]
+
+
+def test_an_interval_says_what_it_assumes_and_that_there_is_none() -> None:
+    """Six runs give an interval if they are independent; five give none."""
+    assuming = dataclasses.replace(ROW, median_interval=interval(1.9, 2.1, assumes_independent=True))
+    lacking = dataclasses.replace(ROW, median_interval=None)
+    result = Result(
+        subjects=(),
+        rows=(assuming, lacking),
+        ratios=(
+            RatioToFp32(engine="a", batch=1, ratio=0.5, interval=interval(0.49, 0.51, assumes_independent=True)),
+            RatioToFp32(engine="b", batch=1, ratio=0.5),
+        ),
+    )
+    table, lines = shown(result), list(timings.lines(result))
+    assert "1.90 to 2.10* noisy" in table
+    assert "too few" in table
+    assert lines[:2] == [
+        "a takes 0.500 (95 % if calls are independent: 0.490 to 0.510) of fp32, batch 1",
+        "b takes 0.500 (too few independent calls for an interval) of fp32, batch 1",
+    ]
+    assert lines[-3:] == [
+        "* assumes independent calls: fewer than 50 cannot show whether neighbours are alike",
+        "too few: 1 of 2 rows have too few independent calls for an interval",
+        "noisy: 1 of 2 intervals are still wide; --time-limit gives more runs",
+    ]
+
+
+def test_nothing_is_said_of_intervals_that_assume_nothing_and_are_narrow() -> None:
+    lines = list(timings.lines(Result(subjects=(), rows=(dataclasses.replace(ROW, noisy=False),))))
+    assert lines == [
+        "unet at 64x96, 20 interleaved runs",
+        "No device level: a CPU has no clock of its own, and no copies to leave out.",
     ]

@@ -133,6 +133,10 @@ def subject(model: str, engine: str, *, agreement: float = 1.0, **changes: objec
     }
 
 
+def interval(low: float, high: float) -> Document:
+    return {"low": low, "high": high, "assumes_independent": False}
+
+
 def rows(of: Document, median: float) -> list[Document]:
     """Both levels, batch 1 and 8."""
     return [
@@ -148,7 +152,7 @@ def rows(of: Document, median: float) -> list[Document]:
                 key: ms * part
                 for key, part in {"min": 0.97, "mean": 1.02, "median": 1, "p90": 1.1, "p95": 1.2, "p99": 1.5}.items()
             },
-            "median_interval": [ms * 0.99, ms * 1.01],
+            "median_interval": interval(ms * 0.99, ms * 1.01),
         }
         for level, factor in (("host", 0.8), ("image_to_mask", 1.0))
         for batch in (1, 8)
@@ -202,7 +206,7 @@ def document(*models: str, pictures: int = 2) -> Document:
         ]
     subjects = [each for each, _ in found]
     return {
-        "schema": 3,
+        "schema": 4,
         "kind": "bench",
         "made_at": "2026-11-27T00:40:00.000+00:00",
         "command": "segdeploy bench --all --data nuclei --save unet.json",
@@ -210,6 +214,7 @@ def document(*models: str, pictures: int = 2) -> Document:
         "commit": "abc1234",
         "machine": {
             "processor": "AMD EPYC",
+            "instruction_set": "avx2",
             "cores": 2,
             "affinity": [0, 1],
             "memory_mb": 24105,
@@ -233,7 +238,7 @@ def document(*models: str, pictures: int = 2) -> Document:
         "skipped": [],
         "subjects": subjects,
         "rows": [row for each, median in found for row in rows(each, median)],
-        "ratios": [{"engine": "ort:int8", "batch": 1, "ratio": 0.44, "interval": [0.43, 0.45]}],
+        "ratios": [{"engine": "ort:int8", "batch": 1, "ratio": 0.44, "interval": interval(0.43, 0.45)}],
         "comparison": None,
         "pictures": [picture(f"{index}.png", index, subjects) for index in range(pictures)],
         "failures": [],

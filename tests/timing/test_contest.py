@@ -9,10 +9,10 @@ from conftest import photographs
 from segdeploy import artifact, engines
 from segdeploy.engines import RunOptions
 from segdeploy.progress import silent
-from segdeploy.timing import contest
+from segdeploy.timing import contest, intervals, latency
 from segdeploy.timing.contest import Contestant, Task, TimedBatch
 from segdeploy.timing.latency import Effort
-from segdeploy.timing.result_types import Ratio, Result, Subject
+from segdeploy.timing.result_types import Interval, Ratio, Result, Subject
 
 ONE_THREAD = RunOptions(threads=1)
 
@@ -36,12 +36,21 @@ def samples(**of_engines: float) -> TimedBatch:
     return TimedBatch(1, tasks, half_width=0.03)
 
 
-@pytest.mark.parametrize("interval,regression", [((1.0, 1.4), False), ((1.06, 1.4), True)])
-def test_a_regression_needs_the_whole_interval(interval: tuple[float, float], regression: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("low,regression", [(1.0, False), (1.05, False), (1.06, True)])
+@pytest.mark.parametrize("assumes_independent", [True, False])
+def test_a_regression_needs_the_whole_interval(low: float, regression: bool, assumes_independent: bool) -> None:  # noqa: FBT001
     """A ratio of 1.2 that could be 1.0 as well is noise."""
-    ratio = Ratio(ratio=1.2, interval=interval)
+    ratio = Ratio(ratio=1.2, interval=Interval(low=low, high=1.4, assumes_independent=assumes_independent))
     found = contest.compared(ratio, subject="a", level="host", batch=1, max_regression=0.05)
-    assert (found.regression, found.comparable) == (regression, True)
+    assert (found.regression, found.comparable, found.reason) == (regression, True, None)
+
+
+def test_without_an_interval_nothing_was_compared() -> None:
+    """Twice the time in each of five runs is no proof, and no acquittal either."""
+    ratio = latency.ratio([2.0] * 5, [1.0] * 5)
+    found = contest.compared(ratio, subject="a", level="host", batch=1, max_regression=0.05)
+    assert (found.ratio, found.interval) == (2.0, None)
+    assert (found.regression, found.comparable, found.reason) == (False, False, intervals.TOO_FEW)
 
 
 def test_ratios_are_within_a_runtime() -> None:
@@ -49,7 +58,8 @@ def test_ratios_are_within_a_runtime() -> None:
     found = [contestant(name) for name in ("ort:fp32", "ort:int8", "ov:int8")]
     timed = samples(ort_fp32=10.0, ort_int8=5.0, ov_int8=4.0)
     (ratio,) = timed.ratios_to_fp32(found)
-    assert (ratio.engine, ratio.batch, ratio.ratio, ratio.interval) == ("ort:int8", 1, 0.5, (0.5, 0.5))
+    assert (ratio.engine, ratio.batch, ratio.ratio) == ("ort:int8", 1, 0.5)
+    assert ratio.interval == Interval(low=0.5, high=0.5, assumes_independent=True)
 
 
 def test_what_cannot_be_compared_stands_before_what_was_with_its_reason() -> None:

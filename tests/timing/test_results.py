@@ -21,11 +21,12 @@ from segdeploy.timing.result_types import Memory, Result
 
 HERE = Path(__file__).parent
 OF_0_1 = HERE / "earlier_result.json"  # `bench --save` of 0.1, with three engines in two runtimes
-OF_PEERS = HERE.parent.parent / "benchmarks/peers_speed.json"  # of schema 2 as well, and lacks many fields
+OF_PEERS = HERE.parent.parent / "benchmarks/peers_speed.json"
 BY_NAME = {
     *("packages", "in_float", "asked", "iou_by_class", "class_agreement", "miou_change_by_class"),
     *("masks", "agreement"),
 }  # objects whose names are data; a number may be called agreement too
+INTERVALS = {"interval", "median_interval"}
 Place = tuple[str | int, ...]
 
 
@@ -42,7 +43,13 @@ def whole() -> Document:
     document["conditions"]["gpu"] = {"clock_mhz": 1500.0, "temperature_c": 61.0, "throttle_reasons": ["its hardware"]}
     document["skipped"] = [{"engine": "trt:fp16", "reason": "there is no GPU"}]
     document["failures"] = [{"what": "ort:int8 is slow.", "remedy": "Use fp32."}]
-    compared = {"subject": "unet ort:int8 cpu", "level": "host", "batch": 1, "ratio": 1.12, "interval": [1.1, 1.14]}
+    compared = {
+        "subject": "unet ort:int8 cpu",
+        "level": "host",
+        "batch": 1,
+        "ratio": 1.12,
+        "interval": made.interval(1.1, 1.14),
+    }
     row = {**compared, "reason": None, "comparable": True, "regression": True}
     document["comparison"] = {"with": "old.json", "max_regression": 0.05, "rows": [row]}
     document["subjects"][2]["certificate"]["departure"] = {
@@ -172,9 +179,9 @@ def test_a_result_of_0_1_is_read_whole() -> None:
 
 
 def test_nothing_of_a_result_of_0_1_is_lost() -> None:
-    """Read and written again, it says the same, but for the schema and what has another name today."""
+    """Read and written again, it says the same, but for the schema, its intervals and what has another name today."""
     found = typed_json.to_builtins(results.read(OF_0_1))
-    assert contains(found, json.loads(OF_0_1.read_bytes()), besides={"schema", "narrow_share"})
+    assert contains(found, json.loads(OF_0_1.read_bytes()), besides={"schema", "narrow_share", *INTERVALS})
 
 
 def contains(found: Any, expected: Any, *, besides: set[str]) -> bool:  # noqa: ANN401 - two JSON values
@@ -190,12 +197,23 @@ def contains(found: Any, expected: Any, *, besides: set[str]) -> bool:  # noqa: 
     return bool(found == expected)
 
 
-def test_the_peers_of_0_1_are_read_though_they_lack_much() -> None:
+def test_the_intervals_of_0_1_are_not_shown() -> None:
+    """They held the median less often than 95 times in 100, and their samples were not kept."""
+    found, document = results.read(OF_0_1), json.loads(OF_0_1.read_bytes())
+    assert document["rows"][0]["median_interval"]
+    assert {row.median_interval for row in found.rows} == {None}
+    assert {ratio.interval for ratio in found.ratios} == {None}
+    assert found.comparison is not None
+    assert {row.interval for row in found.comparison.rows} == {None}
+
+
+def test_the_published_peers_are_read_and_say_what_their_intervals_assume() -> None:
+    """Six or twelve rounds of each."""
     found = results.read(OF_PEERS)
-    assert (len(found.subjects), len(found.rows), len(found.ratios)) == (36, 144, 112)
+    assert (len(found.subjects), len(found.rows)) == (36, 144)
     assert {subject.memory for subject in found.subjects} == {Memory()}
-    assert all(subject.certificate is None for subject in found.subjects)
-    assert found.conditions is None
+    assert {row.runs for row in found.rows} == {6, 12}
+    assert all(row.median_interval and row.median_interval.assumes_independent for row in found.rows)
 
 
 @pytest.mark.parametrize("part", ["memory", "in_float", "wider", "classes", "peer", "certificate", "search", "profile"])
