@@ -15,7 +15,7 @@ from segdeploy.certificate import Certificate
 from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
-from segdeploy.errors import MissingRuntimeError, SegdeployError
+from segdeploy.errors import InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.making import ExportOptions
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
