@@ -4,13 +4,14 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import environments
 import pytest
@@ -125,13 +126,25 @@ def ends(column: Sequence[Cell], python: Path, *, start: Path, folder: Path) -> 
     asked = [(shlex.split(cell.command), str(folder / str(index))) for index, cell in enumerate(column)]
     for _, place in asked:
         shutil.copytree(start, place)
-    done = subprocess.run(
-        [python, "-c", RUNS], input=json.dumps(asked), cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout)
+    codes = answer(python, RUNS, asked, folder)
     errors = [Path(f"{place}.2").read_text(encoding="utf-8") for _, place in asked]
     return {cell.command: said(code, error) for cell, code, error in zip(column, codes, errors, strict=True)}
+
+
+def answer(python: Path, program: str, question: object, folder: Path) -> Any:  # noqa: ANN401 - any JSON document
+    """What a program makes of the question on its stdin, with nothing on its path but the environment."""
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", program],
+        input=json.dumps(question),
+        cwd=folder,
+        env=own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def said(code: int, error: str) -> str:
@@ -196,16 +209,8 @@ def test_the_verbs_of_python_say_the_same(python_of: PythonOf, without_graph: Pa
     """Whoever imports segdeploy catches one error, and never an ImportError."""
     assert set(VERBS) == {name for name in segdeploy.__all__ if inspect.isfunction(vars(api).get(name))}
     folder = shutil.copytree(without_graph, tmp_path / "work")
-    done = subprocess.run(
-        [python_of("cpu"), "-c", CALLS],
-        input=json.dumps(VERBS),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    found = answer(python_of("cpu"), CALLS, VERBS, folder)
     torch = "MissingRuntimeError: PyTorch is not installed.\nInstall it: pip install 'segdeploy[train]'"
     jinja2 = "MissingRuntimeError: Jinja2 is not installed.\nInstall it: pip install 'segdeploy[report]'"
     works = dict.fromkeys(("doctor", "inspect", "list_models"), "yes")
-    assert json.loads(done.stdout) == {**dict.fromkeys(VERBS, torch), **works, "report": jinja2}
+    assert found == {**dict.fromkeys(VERBS, torch), **works, "report": jinja2}
