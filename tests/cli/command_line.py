@@ -3,19 +3,21 @@
 import contextlib
 import os
 import pty
+import re
 import subprocess
 
 from conftest import COMMAND, Outcome
 
 GRAPH = "export/unet.fp32.onnx"
 BUILD = "build --model unet --engine trt-rtx:fp32 --compute-capability 8.9"
+HEADER = r".*: [0-9]+ images, [0-9]+ with masks: .*\n  sizes: .*\n  classes: .*\n"  # of the check of labels
 SMALL = ("--option", "multiplier=0.0625", "--size", "32x32")
 
 
 def assert_refused(outcome: Outcome, code: int, what: str) -> None:
-    """Two lines on stderr, the second with something to do; nothing on stdout."""
+    """Two lines on stderr, the second with something to do; nothing on stdout. What --data holds is said before."""
     assert (outcome.code, outcome.out) == (code, ""), outcome.err
-    lines = outcome.err.split("\n")
+    lines = re.sub(rf"^{HEADER}", "", outcome.err).split("\n")
     assert len(lines) == 3, outcome.err
     assert lines[0].startswith("Error: ")
     assert what in lines[0]

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import BUILD, GRAPH, SMALL
+from command_line import BUILD, GRAPH, HEADER, SMALL
 from conftest import SPEC, Outcome, Run
 
 from segdeploy import artifact
 from segdeploy.cli import commands
-
-HEADER = r"data: 6 images, 6 with masks: 3 train, 3 val .*\n  sizes: .*\n  classes: .*\n"  # of what --data holds
 
 
 def result(outcome: Outcome) -> Any:  # noqa: ANN401 - a JSON document

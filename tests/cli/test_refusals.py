@@ -134,7 +134,7 @@ def test_training_on_a_strange_class_is_refused(run: Run, labelled: Path, worksp
     (labelled / "classes.csv").write_text("ground,0,0,0\nthing,255,196,0\n")
     Image.fromarray(np.full((60, 80), 7, np.uint8)).save(labelled / "masks/1.png")
     refused = run("train", "--model", "unet", "--data", labelled, *SMALL, "--batch", "3", "--out", workspace / "new")
-    assert_refused(refused, 3, "1.png has class 7; the network has 2 classes and ignores 255")
+    assert_refused(refused, 3, "1.png has class 7; the folder names 2 classes and ignores 255")
 
 
 @pytest.mark.usefixtures("workspace")
