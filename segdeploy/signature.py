@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from segdeploy import artifact
+from segdeploy import artifact, locks
 from segdeploy.artifact import MANIFEST_BYTES, Artifact
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.target import PlanFacts
@@ -92,17 +92,15 @@ def make_key() -> bytes:
     if (found := key()) is not None:
         return found
     path = key_path()
-    made = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_secret(made)
-        with contextlib.suppress(FileExistsError):
-            _place(made, path)
+        with locks.part(path.parent) as made:
+            made.chmod(0o600)
+            made.write_bytes(secrets.token_bytes(KEY_BYTES))
+            with contextlib.suppress(FileExistsError):
+                _place(made, path)
     except OSError as error:
         raise artifact.cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            made.unlink(missing_ok=True)
     return key() or make_key()
 
 

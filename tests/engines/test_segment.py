@@ -67,7 +67,7 @@ def test_every_form_of_a_photograph_is_segmented(path: Path, kind: Callable[[Pat
         (Image.new("RGB", (0, 0)), "an image of 0x0."),
         (Image.new("L", (0, 5)), "an image of 0x5."),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_all_else_is_refused_by_what_it_is(given: object, named: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
