@@ -136,8 +136,9 @@ class MaxPoolWithIndices(nn.Module):
     """2x2 max-pooling that remembers where each maximum stood (SegNet, arXiv:1511.00561, sec. 3).
 
     (N, C, H, W) -> pooled (N, C, h, w) and three boolean maps of that shape, for `max_unpool`. Bit-equal to
-    `nn.MaxPool2d(2, ceil_mode=...)`, and the first maximum in row-major order wins, ties included: a tournament
-    names exactly one position whatever precision a fused kernel compares in, where `x == upsample(max)` names all.
+    `nn.MaxPool2d(2, ceil_mode=...)`: the first maximum in row-major order wins, ties included, and the last NaN wins
+    over every number. A tournament names exactly one position whatever precision a fused kernel compares in, where
+    `x == upsample(max)` names all of a tie and none of a NaN.
     """
 
     def __init__(self, *, ceil_mode: bool) -> None:
@@ -146,21 +147,30 @@ class MaxPoolWithIndices(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Winners]:
         a, b, c, d = space_to_depth(self._even(x)).chunk(4, dim=1)
-        right_above, right_below = b > a, d > c
+        right_above, right_below = _wins(b, a), _wins(d, c)
         above, below = torch.where(right_above, b, a), torch.where(right_below, d, c)
-        lower = below > above
+        lower = _wins(below, above)
         return torch.where(lower, below, above), (right_above, right_below, lower)
 
     def _even(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
         if not self.ceil_mode:
             return x[..., : H // 2 * 2, : W // 2 * 2]
-        # A repeated last row or column ties with the original, which comes first and wins; and it is always finite.
         if W % 2:
-            x = torch.cat([x, x[..., -1:]], dim=3)
+            x = torch.cat([x, _never_winning(x[..., -1:])], dim=3)
         if H % 2:
-            x = torch.cat([x, x[..., -1:, :]], dim=2)
+            x = torch.cat([x, _never_winning(x[..., -1:, :])], dim=2)
         return x
+
+
+def _wins(later: Tensor, earlier: Tensor) -> Tensor:
+    """Whether the later of two values is the maximum by PyTorch's rule: it is larger, or no number."""
+    return (later > earlier) | later.isnan()
+
+
+def _never_winning(edge: Tensor) -> Tensor:
+    """A last row or column once more: it ties with the original, which comes first and wins; a zero beside a NaN."""
+    return torch.where(edge.isnan(), edge.new_zeros(()), edge)
 
 
 def max_unpool(x: Tensor, winners: Winners, size: tuple[int, int]) -> Tensor:

@@ -25,7 +25,7 @@ TOLERANCE = Tolerance(layer=1e-2, between=0.3)
 LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 65504 / 2  # half of the largest number in half precision: other images may reach further than those measured
 # Nothing is rounded here.
-EXACT = {*CARRIERS, "Greater", "Relu", "Transpose"}
+EXACT = {*CARRIERS, "Greater", "IsNaN", "Relu", "Transpose"}
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:

@@ -5,6 +5,8 @@ Two forms. *signed* is TensorRT's: int8 activations with zero point 0 on the inp
 makes residual additions int8 as well), int32 bias, and whatever only carries values from one convolution to the next
 (pooling, un-pooling, concatenation) working on the quantised values themselves. In both, weights are int8 with a scale
 for each output channel, a tensor is rounded once, all its readers share the result, and logits are never rounded.
+
+Integers have no NaN: QuantizeLinear makes it the smallest value of its grid in ONNX Runtime and OpenVINO.
 """
 
 import dataclasses
@@ -186,10 +188,16 @@ class _Writer:
         self.chosen = chosen
         self.form = form
         self.quantized: set[str] = set()
+        self.never: set[str] = set()  # conditions that quantised values do not meet
+        self.same: dict[str, str] = {}  # tensors that are another one where those conditions are not met
         self.nodes: list[onnx.NodeProto] = []
 
     def write(self) -> None:
         for node in list(self.graph.nodes):
+            for index, source in enumerate(node.input):
+                node.input[index] = self.same.get(source, source)
+            if self._asks_for_nan(node):
+                continue
             if node.name in self.placement.carriers:
                 self._carry(node)
             elif node.op_type == "Greater" and self.quantized.issuperset(node.input):
@@ -201,6 +209,16 @@ class _Writer:
         self.graph.replace_nodes(self.nodes)
         self.graph.drop_unread_constants()
         self.graph.describe_tensors()
+
+    def _asks_for_nan(self, node: "onnx.NodeProto") -> bool:
+        """Whether a node only tells NaN from numbers, and reads quantised values: they hold none, it is left out."""
+        if node.op_type == "IsNaN" and node.input[0] in self.quantized:
+            self.never.add(node.output[0])
+        elif node.op_type in {"Or", "Where"} and (asked := self.never.intersection(node.input)):
+            self.same[node.output[0]] = next(name for name in reversed(node.input) if name not in asked)
+        else:
+            return False
+        return True
 
     def _is_clipped(self, name: str) -> bool:
         """A ReLU before unsigned values from 0 up does nothing; ONNX Runtime sees that behind convolutions alone."""

@@ -21,7 +21,7 @@ AVERAGED = 1e-6  # relative to the exact average, in float32; 4e-7 was measured,
 ROUNDING = 1e-12  # of values around 1, in float64; 6e-14 was measured
 RESIZED = 2e-5  # of values around 1, in float32; 4e-6 was measured: PyTorch finds its positions in float32
 MAPS = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(2, 9), st.integers(2, 9))
-FEW = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0])  # ties in nearly every window, both zeros among them
+FEW = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, math.nan])  # ties in nearly every window, both zeros too
 ANY = st.floats(-1e4, 1e4, width=16)
 quick = settings(max_examples=60, deadline=None)
 
@@ -35,7 +35,7 @@ quick = settings(max_examples=60, deadline=None)
 def test_pooling_and_unpooling_are_bit_equal_to_pytorchs(
     values: np.ndarray[Any, np.dtype[np.float32]], kind: torch.dtype, *, ceil_mode: bool
 ) -> None:
-    """Ties, negatives, odd sizes, both zeros, both roundings, three types."""
+    """Ties, negatives, NaN, odd sizes, both zeros, both roundings, three types."""
     require_equal(torch.from_numpy(values).to(kind), ceil_mode=ceil_mode)
 
 
@@ -47,14 +47,30 @@ def test_every_small_size_is_bit_equal(kind: torch.dtype, *, ceil_mode: bool) ->
     least = 1 if ceil_mode else 2
     for height in range(least, 8):
         for width in range(least, 8):
-            x = torch.randint(-2, 3, (2, 3, height, width), generator=generator).to(kind)
+            x = torch.randint(-2, 4, (2, 3, height, width), generator=generator).to(kind)
             require_equal(x, ceil_mode=ceil_mode)
+            require_equal(torch.where(x == 3, math.nan, x), ceil_mode=ceil_mode)
 
 
-def test_every_order_of_four_values_is_bit_equal() -> None:
-    """All 4^4 windows of four values hold every tie there is: two, three and four alike, in any place."""
-    grid = torch.cartesian_prod(*[torch.tensor([-1.0, -0.0, 0.0, 1.0])] * 4).reshape(-1, 1, 2, 2)
-    require_equal(grid, ceil_mode=False)
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_every_order_of_five_values_is_bit_equal(kind: torch.dtype) -> None:
+    """All 5^4 windows hold every tie there is and every place of one, two, three and four NaN: the last one wins."""
+    grid = torch.cartesian_prod(*[torch.tensor([-1.0, -0.0, 0.0, 1.0, math.nan], dtype=kind)] * 4)
+    require_equal(grid.reshape(-1, 1, 2, 2), ceil_mode=False)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (3, 3)])
+def test_a_nan_in_the_last_row_or_column_stays_where_it_is(size: tuple[int, int]) -> None:
+    """An odd side is padded: what is put there must not win over the NaN that it stands beside, nor be one."""
+    height, width = size
+    ordered = torch.arange(1.0, 1 + height * width)
+    for missing in (
+        row * width + column for row, column in np.ndindex(size) if row == height - 1 or column == width - 1
+    ):
+        for sign in (1, -1):
+            values = sign * ordered
+            values[missing] = math.nan
+            require_equal(values.reshape(1, 1, *size), ceil_mode=True)
 
 
 def require_equal(x: Tensor, *, ceil_mode: bool) -> None:
@@ -82,8 +98,10 @@ def unpooled(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def require_same_bits(found: Tensor, expected: Tensor) -> None:
-    assert torch.equal(found, expected)
-    assert torch.equal(found.signbit(), expected.signbit())
+    assert torch.equal(found.isnan(), expected.isnan())
+    numbers = ~expected.isnan()
+    assert torch.equal(found[numbers], expected[numbers])
+    assert torch.equal(found.signbit()[numbers], expected.signbit()[numbers])
 
 
 @pytest.mark.parametrize("ceil_mode", [True, False])
@@ -118,6 +136,18 @@ def test_an_equality_mask_would_fail_this_suite() -> None:
     masked = torch.where(x == F.interpolate(pooled, scale_factor=2.0), x, 0.0)
     with pytest.raises(AssertionError):
         require_same_bits(masked, unpooled(pooled, indices, (8, 8)))
+
+
+def test_a_tournament_that_only_compares_would_fail_this_suite() -> None:
+    """The planted fault: no number is larger than NaN, nor NaN than a number, so `b > a` drops one that comes later."""
+    x = torch.tensor([[[[1.0, math.nan], [2.0, 3.0]]]])
+    dropped = x.clone()
+    for _ in range(2):
+        first, second = dropped[..., ::2], dropped[..., 1::2]
+        dropped = torch.where(second > first, second, first).transpose(2, 3)
+    assert dropped.tolist() == [[[[3.0]]]]
+    with pytest.raises(AssertionError):
+        require_same_bits(dropped, F.max_pool2d(x, 2))
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, torch.finfo(torch.float32).min])
