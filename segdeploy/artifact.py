@@ -16,6 +16,7 @@ from segdeploy import earlier_files, external_data, locks, typed_json
 from segdeploy.certificate import Certificate
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.low_precision import LowPrecision
+from segdeploy.names import below
 from segdeploy.origin import Origin
 from segdeploy.spec import SPEC_KEY, Precision, Spec
 from segdeploy.target import PlanFacts, Target
@@ -100,12 +101,12 @@ def now() -> str:
 
 def graph_path(folder: Path, model: str, precision: Precision, form: str | None = None) -> Path:
     """`export/unet.fp16.onnx`, `export/unet.int8-unsigned.onnx`."""
-    return folder / f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx"
+    return below(folder, f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx")
 
 
 def plan_path(folder: Path, model: str, runtime: str, precision: Precision, target: Target) -> Path:
     """`engines/unet.trt.fp16.cc89.plan`."""
-    return folder / f"{model}.{runtime}.{precision}.{target.suffix}.plan"
+    return below(folder, f"{model}.{runtime}.{precision}.{target.suffix}.plan")
 
 
 def manifest_path(path: Path) -> Path:

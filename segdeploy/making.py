@@ -30,6 +30,7 @@ from segdeploy.data import check
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError
+from segdeploy.names import below
 from segdeploy.origin import Origin
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
@@ -317,7 +318,7 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output}
     suffix = "" if options.output == "class_map" else f".{options.output}"
     with progress(f"Exporting {model}", 1) as done:
-        path = EXPORTS / f"{model}.fp32{suffix}.onnx"
+        path = below(EXPORTS, f"{model}.fp32{suffix}.onnx")
         graph = to_onnx(network, Spec(**fields), path, weights=source.origin_in(EXPORTS))
         done()
     if graph.has_random_weights or (options.data is None and options.calibrate is None):
@@ -483,6 +484,6 @@ def _random_checkpoint(model: str, variant: Mapping[str, Any], size: tuple[int, 
             module.momentum = None  # the plain average over what follows
     with torch.no_grad():
         models.deployed(network.train(), spec)(torch.tensor(np.stack(photos)))
-    path = EXPORTS / f"{model}.random.safetensors"
+    path = below(EXPORTS, f"{model}.random.safetensors")
     checkpoint.save(path, network.state_dict(), spec, origin=Origin(command="random", version=__version__))
     return path

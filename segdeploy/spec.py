@@ -3,17 +3,20 @@
 import dataclasses
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, Self
 
 from segdeploy import typed_json
 from segdeploy.errors import InvalidRequestError
+from segdeploy.names import require_name, shown
 
 SPEC_KEY = "segdeploy.spec"  # where a graph carries its Spec
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 _CHANNELS = 3
+_CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's control characters, and what ends a line or a paragraph
 _REMEDY = "Take a file that this version of segdeploy wrote."
 
 
@@ -33,6 +36,7 @@ class Spec:
     `height` and `width` are the network's input in pixels, always RGB; `mean` and `std` are of values in 0..1.
     `margin` pixels on each side are context that valid convolutions consume: the class map is that much smaller.
     `variant` holds the keyword arguments of the model file's `build`.
+    `model` becomes part of file names and is a plain name; the name of a class is any text of one line.
     """
 
     model: str
@@ -48,6 +52,7 @@ class Spec:
     output: Literal["class_map", "logits"] = "class_map"
 
     def __post_init__(self) -> None:
+        require_name(self.model, "the network")
         for broken, what, remedy in _problems(self):
             if broken:
                 raise InvalidRequestError(what, remedy)
@@ -81,6 +86,11 @@ def _wrong_classes(spec: Spec) -> list[tuple[bool, str, str]]:
             len(set(spec.classes)) != count,
             "two classes have the same name.",
             "Name each class once: scores are reported by name.",
+        ),
+        (
+            bool(broken := [name for name in spec.classes if _CONTROLS.intersection(map(unicodedata.category, name))]),
+            f"the class {', '.join(map(shown, broken[:1]))} has a control character in its name.",
+            "Name classes in text of one line.",
         ),
         (
             len(spec.colours) != count,

@@ -11,6 +11,7 @@ from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.names import below
 from segdeploy.origin import WeightsOrigin
 from segdeploy.spec import Precision
 
@@ -127,8 +128,9 @@ def checkpoint_of(graph: Artifact) -> Artifact:
             f"{artifact.manifest_path(graph.path)} names no checkpoint.",
             f"Export again: segdeploy export --model {graph.spec.model}",
         )
-    base = PACKAGED if weights.kind == "packaged" else graph.path.parent
-    found = checkpoint.read(base / weights.path)
+    # What training left may lie in any folder: it is only read, and known by its sha256.
+    packaged = weights.kind == "packaged"
+    found = checkpoint.read(below(PACKAGED, weights.path) if packaged else graph.path.parent / weights.path)
     if found.sha256 != weights.sha256:
         raise InvalidFileError(
             f"{found.path} is no longer the checkpoint that {graph.path} was made from.",
@@ -143,7 +145,7 @@ def fp32_graph_of(graph: Artifact) -> Artifact:
     source = graph.origin.graph
     if source is None:
         raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no graph.", again)
-    fp32 = artifact.read(graph.path.with_name(source.path))
+    fp32 = artifact.read(below(graph.path.parent, source.path))
     if fp32.sha256 != source.sha256:
         raise InvalidFileError(f"{fp32.path} is no longer the graph that {graph.path} was made from.", again)
     return fp32

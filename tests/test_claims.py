@@ -23,7 +23,7 @@ GRAPH = Path("export/unet.fp32.onnx")
 
 @pytest.fixture(autouse=True)
 def _nothing_proven_before(workspace: Path) -> None:
-    assert workspace
+    assert workspace.is_dir()
     shutil.rmtree(signature.proofs_folder(), ignore_errors=True)
 
 

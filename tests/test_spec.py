@@ -16,6 +16,7 @@ CHANNELS = st.tuples(*[st.floats(-4, 4)] * 3)
 DEVIATIONS = st.tuples(*[st.floats(1e-9, 4)] * 3)
 BYTES = st.integers(0, 255)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+LINES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")))
 OPTIONS = st.dictionaries(st.text(), st.text() | st.booleans() | st.integers() | FINITE)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -26,10 +27,10 @@ ANY_JSON = st.recursive(
 
 @st.composite
 def specs(draw: st.DrawFn) -> Spec:
-    classes = draw(st.lists(st.text(), min_size=1, max_size=8, unique=True))
+    classes = draw(st.lists(LINES, min_size=1, max_size=8, unique=True))
     colours = [draw(st.tuples(BYTES, BYTES, BYTES)) for _ in classes]
     return Spec(
-        draw(st.text()),
+        draw(st.from_regex(r"net[A-Za-z0-9_-]{0,90}", fullmatch=True)),
         draw(OPTIONS),
         tuple(classes),
         tuple(colours),
@@ -61,6 +62,13 @@ def test_as_many_classes_as_a_byte_can_name_are_accepted() -> None:
     assert len(dataclasses.replace(SPEC, classes=names, colours=colours).classes) == 256
 
 
+def test_a_class_may_have_any_name_of_one_line() -> None:
+    """It stands in tables and pages, and is part of no path."""
+    names = ("road / rail", "ö \u200d \u3000", "../..", "")
+    spec = dataclasses.replace(SPEC, classes=names, colours=((0, 0, 0),) * 4)
+    assert Spec.from_json(spec.to_json()).classes == names
+
+
 @pytest.mark.parametrize(
     "changes,reason",
     [
@@ -70,6 +78,12 @@ def test_as_many_classes_as_a_byte_can_name_are_accepted() -> None:
             "257 classes; a class map holds 1 to 256",
         ),
         ({"classes": ("thing", "thing")}, "two classes have the same name"),
+        ({"classes": ("sky", "a\nb")}, "the class 'a\\nb' has a control character in its name"),
+        ({"classes": ("sky", "a\x1b[2J")}, "the class 'a\\x1b[2J' has a control character in its name"),
+        ({"classes": ("sky", "a\0")}, "the class 'a\\x00' has a control character in its name"),
+        ({"classes": ("sky", "a\u2028b")}, "the class 'a\\u2028b' has a control character in its name"),
+        ({"model": "../unet"}, "the network is named '../unet', which is no plain name"),
+        ({"model": ""}, "the network is named '', which is no plain name"),
         ({"colours": ((0, 0, 0),)}, "2 classes but 1 colours"),
         ({"colours": ((0, 0, 0), (0, 256, 0))}, "a colour has a value outside 0..255"),
         ({"colours": ((0, 0, 0), (0, -1, 0))}, "a colour has a value outside 0..255"),

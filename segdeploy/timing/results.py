@@ -10,6 +10,7 @@ from segdeploy import artifact, signature, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.names import below
 from segdeploy.spec import Spec
 from segdeploy.timing import earlier_results
 from segdeploy.timing.earlier_results import EARLIER_SCHEMA
@@ -50,17 +51,28 @@ def _schema(document: object, path: Path) -> object:
 
 
 def _require_whole(result: Result, path: Path) -> None:
-    """Something was timed, every row has its subject, and every subject has a name of its own."""
+    """Something was timed, every row has its subject, every subject its own name and no file outside the folder."""
     if not result.rows:
         raise InvalidFileError(f"{path} has no rows: nothing was timed.", AGAIN)
     names = set[str]()
     for subject in result.subjects:
         if subject.id in names:
             raise InvalidFileError(f"{path}: the subject {subject.id!r} occurs twice.", AGAIN)
+        _require_beside(subject, path)
         names.add(subject.id)
     for row in result.rows:
         if row.subject not in names:
             raise InvalidFileError(f"{path}: a row is of {row.subject!r}, which is no subject.", AGAIN)
+
+
+def _require_beside(subject: Subject, path: Path) -> None:
+    """The file that a subject kept lies below the folder of the result."""
+    if subject.kept is None:
+        return
+    try:
+        below(path.parent, subject.kept)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{path}: the file kept of {subject.id!r} is elsewhere: {error.what}", AGAIN) from error
 
 
 def save(result: Result, path: Path, files: Mapping[str, Artifact]) -> Result:
@@ -113,7 +125,7 @@ def kept(subject: Subject, path: Path, spec: Spec) -> Artifact:
     """The file that the result at `path` kept of a subject, once its sha256 is still the same."""
     if subject.kept is None:
         raise InvalidRequestError(f"{path} kept no file of {subject.id}.", "Save it again: segdeploy bench --save")
-    place = path.parent / subject.kept
+    place = below(path.parent, subject.kept)
     if not place.is_file():
         raise InvalidRequestError(f"{place} is gone.", "Save it again: segdeploy bench --save FILE")
     if place.suffix == ".safetensors":

@@ -25,6 +25,7 @@ from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.names import below
 from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
@@ -62,9 +63,9 @@ def train(
     process trains under that name in `out`.
     """
     name = _checked(name or spec.model, spec.model)
-    run = _Run(data, spec, options, out / name)
+    run = _Run(data, spec, options, below(out, name))
     with _owned(out, name):
-        return _trained(run, options, out / "tensorboard" / name, resume=resume, progress=progress)
+        return _trained(run, options, below(out / "tensorboard", name), resume=resume, progress=progress)
 
 
 def _checked(name: str, model: str) -> str:
