@@ -470,7 +470,7 @@ def test_a_result_is_not_overwritten_by_its_page(tmp_path: Path) -> None:
         (("rows", 0, "latency_ms", "median"), "fast", "rows[0].latency_ms.median: expected float, got str"),
         (("rows", 0, "latency_ms", "median"), 10**400, "rows[0].latency_ms.median: number out of range"),
         (("rows", 0, "latency_ms", "median"), float("nan"), "NaN is no number"),
-        (("rows", 0, "median_interval"), [1, 2], "rows[0].median_interval: expected object, got array"),
+        (("rows", 0, "median_interval"), [1, 2], "rows[0].median_interval: expected object | null, got array"),
         (("rows", 0, "subject"), "nobody", "a row is of 'nobody', which is no subject"),
         (("subjects", 1, "id"), "unet torch:fp32 cpu", "occurs twice"),
         (("subjects", 0, "miou"), 1.5, "subjects[0].miou: expected float <= 1.0"),
