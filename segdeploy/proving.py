@@ -168,7 +168,7 @@ def _graph_stage(graph: Artifact) -> StageRun:
     import onnx
 
     search = with_torch.quantization()
-    limits = FLOAT32 if graph.precision is Precision.FP32 else search.budget_of(graph).limits()
+    limits = FLOAT32 if graph.precision is Precision.FP32 else search.low_precision_of(graph).budget.limits()
     stage: StageRun = search.graph_stage("graph", graph, onnx.load(graph.path), limits)
     return stage
 

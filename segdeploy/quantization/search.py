@@ -15,7 +15,7 @@ from segdeploy.certificate import ENGINE, Certificate, Limits, Stage
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import GateFailedError, InvalidFileError
-from segdeploy.low_precision import Budget
+from segdeploy.low_precision import Budget, LowPrecision
 from segdeploy.progress import Progress
 from segdeploy.proof import finite
 from segdeploy.proof.limits import FLOAT32
@@ -67,7 +67,7 @@ def stages(graph: Artifact, fp32: Artifact, engine: StageRun, model: onnx.ModelP
 
     `model` is the graph where it is not written yet.
     """
-    limits = budget_of(graph).limits()
+    limits = low_precision_of(graph).budget.limits()
     return [
         graph_stage(FP32_STAGE, fp32, onnx.load(fp32.path), FLOAT32),
         graph_stage("graph", graph, model or onnx.load(graph.path), limits),
@@ -75,11 +75,11 @@ def stages(graph: Artifact, fp32: Artifact, engine: StageRun, model: onnx.ModelP
     ]
 
 
-def budget_of(graph: Artifact) -> Budget:
-    """What a graph of low precision may lose. Raise InvalidFileError where its manifest does not say."""
+def low_precision_of(graph: Artifact) -> LowPrecision:
+    """How a graph became one of low precision. Raise InvalidFileError where its manifest does not say."""
     if graph.low_precision is None:
         raise InvalidFileError(f"{graph.path} has no budget in its manifest.", "Export it again.")
-    return graph.low_precision.budget
+    return graph.low_precision
 
 
 def search_for(recipe: Recipe, judge: Judge, rank: Sequence[Picture], budget: Budget) -> Search:
@@ -146,12 +146,13 @@ class Quantizer:
     def within_budget(self, recipe: Recipe) -> Artifact:
         """The first graph whose proof holds. Raise GateFailedError, and leave what was there, where none does."""
         search = self.search(recipe)
-        reason = "no choice of float32 layers keeps to it on the images that decide"
+        reason = None
         steps = search.steps(lambda: self.ranking(recipe, search))
         for candidate, in_float in enumerate(steps, start=1):
             model = recipe.build(in_float)
             graph = recipe.described(in_float, self.budget, model)
-            _require_mostly_low(recipe, graph)
+            if low_precision_of(graph).low_share < LEAST_LOW_SHARE:
+                raise _mostly_float(recipe, graph, reason or "the images that decide ask for it")
             found = self._prove(graph, model, recipe.fp32)
             found = dataclasses.replace(found, selected_among=candidate)
             if found.proves:
@@ -162,7 +163,8 @@ class Quantizer:
             if found.passed or failed.name == FP32_STAGE:
                 break
         raise GateFailedError(
-            f"{recipe.path} cannot be made inside the budget: {reason}.",
+            f"{recipe.path} cannot be made inside the budget: "
+            f"{reason or 'no choice of float32 layers keeps to it on the images that decide'}.",
             "Spare more (--max-drop, --min-agreement), or calibrate on images like its own (--calibrate DIR).",
         )
 
@@ -177,16 +179,14 @@ class Quantizer:
         return dataclasses.replace(found, inconclusive_allowed=self._allow_inconclusive)
 
 
-def _require_mostly_low(recipe: Recipe, graph: Artifact) -> None:
-    """A graph is called after a precision that does at least half of all its convolution work."""
-    low = graph.low_precision
-    if low is None or low.low_share >= LEAST_LOW_SHARE:
-        return
+def _mostly_float(recipe: Recipe, graph: Artifact, reason: str) -> GateFailedError:
+    """What is raised where a graph would bear the name of a precision that does less than half of its work."""
+    low = low_precision_of(graph)
     by_work = sorted(low.in_float, key=lambda layer: -recipe.layers.work[layer])
     more = f" and {len(by_work) - NAMED} more" if len(by_work) > NAMED else ""
-    raise GateFailedError(
-        f"only {low.low_share:.1%} of all convolution work of {recipe.path.name} would be in {graph.precision}, "
-        f"less than half: inside the budget these stay in float32: {', '.join(by_work[:NAMED])}{more}.",
+    return GateFailedError(
+        f"{recipe.path} cannot be made inside the budget: only {low.low_share:.1%} of all convolution work would be in "
+        f"{graph.precision}, less than half ({reason}). In float32 would stay {', '.join(by_work[:NAMED])}{more}.",
         "Spare more (--max-drop, --min-agreement), calibrate on images like its own (--calibrate DIR), or use fp16. "
         "What each layer costs: segdeploy sensitivity",
     )

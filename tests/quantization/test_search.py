@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from quick_exports import SIGNED, UNSIGNED, low_precision_of, quickly, stages_of
 
 import segdeploy
-from segdeploy import artifact, models, typed_json
+from segdeploy import artifact, models, signature, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.errors import GateFailedError, SegdeployError
@@ -64,7 +64,8 @@ def test_the_unsigned_form_is_proven_to_the_engine_and_the_signed_to_the_graph()
     """No runtime on a CPU computes the signed form as TensorRT does, and the proof does not pretend one did."""
     signed, unsigned = artifact.read(SIGNED), artifact.read(UNSIGNED)
     for graph, proven_to in ((signed, "graph"), (unsigned, "engine")):
-        assert list(stages_of(graph)) == ["fp32 graph", "graph", "engine"]
+        several = ["engine, batch 3"] if proven_to == "engine" else []
+        assert list(stages_of(graph)) == ["fp32 graph", "graph", "engine", *several]
         found = known(graph.certificate)
         assert (found.passed, found.proven_to) == (True, proven_to)
         assert (found.form, found.gated) == (graph.form, True)
@@ -138,14 +139,17 @@ def break_limits(monkeypatch: pytest.MonkeyPatch, *, of_float32: bool) -> None:
 def test_a_budget_that_no_proof_keeps_leaves_the_earlier_graph(
     before: dict[str, bytes], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every step is tried, up to a graph that is float32 altogether."""
+    """Every step is tried, up to a graph that would be int8 by name alone: its layers are named."""
     break_limits(monkeypatch, of_float32=False)
     proofs: list[Artifact] = []
     monkeypatch.setattr(search, "stages", counted(search.stages, proofs))
-    with pytest.raises(GateFailedError, match=r"inside the budget: stage 'graph': a planted reason\.") as failed:
+    with pytest.raises(GateFailedError, match=r"less than half \(stage 'graph': a planted reason\)") as failed:
         quickly(calibrate=photos, min_agreement=0.97)
     assert "--min-agreement" in failed.value.remedy
-    assert low_precision_of(proofs[-1]).low_share == pytest.approx(0)
+    assert "segdeploy sensitivity" in failed.value.remedy
+    assert "In float32 would stay " in failed.value.what
+    assert low_precision_of(proofs[-1]).low_share >= 0.5
+    assert len(proofs) > 1
     assert_untouched(before)
 
 
@@ -181,6 +185,41 @@ def test_where_no_choice_keeps_the_budget_there_is_nothing_to_prove(
     assert_untouched(before)
 
 
+def test_a_graph_that_is_low_precision_by_name_alone_leaves_the_earlier_one(
+    before: dict[str, bytes], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard budget ended with no int8 work at all, proven, over the good graph of before."""
+    measured = stages.Judge.measure
+    layers = convolution_work(Graph(onnx.load("export/unet.fp32.onnx")))
+
+    def measure(judge: stages.Judge, engine: Any) -> stages.Measured:  # noqa: ANN401 - an engine
+        return dataclasses.replace(measured(judge, engine), agreement=0.5)
+
+    monkeypatch.setattr(stages.Judge, "measure", measure)
+    monkeypatch.setattr(search.Search, "steps", lambda *_: iter([frozenset(list(layers)[:-1]), frozenset(layers)]))
+    with pytest.raises(GateFailedError, match=r"less than half \(the images that decide ask for it\)") as failed:
+        quickly(calibrate=photos, method="minmax")
+    heaviest = max(list(layers)[:-1], key=lambda layer: layers[layer])
+    assert f"In float32 would stay {heaviest}" in failed.value.what
+    assert_untouched(before)
+
+
+@pytest.mark.usefixtures("converted")
+def test_how_often_the_proof_was_looked_at_is_said(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two candidates fails on the images that prove: what the second one shows was selected there."""
+    honest, judged = limits.broken, list[Stage]()
+
+    def broken(kept: Limits, found: Stage) -> str | None:
+        if found.name == "graph" and not judged:
+            judged.append(found)
+            return "a planted reason"
+        return honest(kept, found)
+
+    monkeypatch.setattr(limits, "broken", broken)
+    assert known(quickly(calibrate=photos, min_agreement=0.5).certificate).selected_among == 2
+    assert known(quickly(calibrate=photos, min_agreement=0.5).certificate).selected_among == 1
+
+
 def test_a_refuted_float_graph_is_never_quantized(converted: Path, photos: Path) -> None:
     fp32 = artifact.read(converted / "export/unet.fp32.onnx")
     refuted = Certificate(
@@ -196,7 +235,7 @@ def test_a_refuted_float_graph_is_never_quantized(converted: Path, photos: Path)
         stages=(Stage(name="graph", reason="a planted reason", passed=False),),
         limits=limits.FLOAT32,
     )
-    artifact.write_manifest(dataclasses.replace(fp32, certificate=refuted))
+    signature.publish_graph(dataclasses.replace(fp32, certificate=refuted))
     with pytest.raises(GateFailedError, match="a planted reason"):
         quickly(calibrate=photos)
 
