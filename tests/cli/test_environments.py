@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import environments
 import pytest
 import result_files
+from _pytest.mark.structures import ParameterSet
 from conftest import labelled_photographs, photographs
 
 import segdeploy
@@ -68,10 +69,12 @@ def tables() -> list[list[Cell]]:
 
 
 WITHOUT_GRAPH, WITH_GRAPH = tables()
-COLUMNS = [  # PyTorch takes seconds to load, and more to export
-    pytest.param(extras, marks=[pytest.mark.slow] if "train" in extras else [])
-    for extras in dict.fromkeys(cell.extras for cell in WITHOUT_GRAPH)
-]
+
+
+def columns(table: Sequence[Cell]) -> list[ParameterSet]:
+    """Each set of extras of a table; PyTorch takes seconds to load, and more to export."""
+    names = dict.fromkeys(cell.extras for cell in table)
+    return [pytest.param(name, marks=[pytest.mark.slow] if "train" in name else []) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +160,14 @@ def said(code: int, error: str) -> str:
     return f"{code} {', '.join(EXTRA.findall(lines[1]))}".strip()
 
 
-@pytest.mark.parametrize("extras", COLUMNS)
+@pytest.mark.parametrize("extras", columns(WITHOUT_GRAPH))
 def test_where_nothing_was_exported(extras: str, python_of: PythonOf, without_graph: Path, tmp_path: Path) -> None:
     column = [cell for cell in WITHOUT_GRAPH if cell.extras == extras]
     found = ends(column, python_of(extras), start=without_graph, folder=tmp_path)
     assert found == {cell.command: cell.says for cell in column}
 
 
-@pytest.mark.parametrize("extras", COLUMNS)
+@pytest.mark.parametrize("extras", columns(WITH_GRAPH))
 def test_beside_a_proven_graph(extras: str, python_of: PythonOf, with_graph: Path, tmp_path: Path) -> None:
     column = [cell for cell in WITH_GRAPH if cell.extras == extras]
     found = ends(column, python_of(extras), start=with_graph, folder=tmp_path)
