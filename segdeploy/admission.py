@@ -57,14 +57,15 @@ def _proven_now(opened: EngineFile, engine: Engine, progress: Progress) -> Certi
 def without_pytorch(opened: EngineFile, *, options: ProofOptions, progress: Progress) -> Certificate | None:
     """The certificate by the proof kit beside a file, where the reference is not here: PyTorch and the checkpoint."""
     graph = workspace.graph_behind_plan(opened.file)
-    if _reference_is_here(opened.file) or (found_kit := claims.kit_of(opened.file, graph)) is None:
+    if reference_is_here(opened.file) or (found_kit := claims.kit_of(opened.file, graph)) is None:
         return None
     runtime, device = opened.runtime, opened.device
     with engines.open_engine(opened.file, runtime=runtime, device=device, options=options.run) as engine:
         return proving.by_kit(opened.file, found_kit, engine, options=options, progress=progress)
 
 
-def _reference_is_here(file: Artifact) -> bool:
+def reference_is_here(file: Artifact) -> bool:
+    """Whether PyTorch and the checkpoint that a file was made from are here."""
     try:
         with_torch.torch_reference()
         workspace.checkpoint_of(file if file.kind == "graph" else workspace.graph_of_plan(file))

@@ -307,14 +307,16 @@ def _with_certificate(
 ) -> Subject:
     """With the proof of this very file in this runtime and in the batch sizes that are timed, made where there is none.
 
-    Raise GateFailedError where it draws other masks than PyTorch, or its proof could not have failed.
+    It is made on the labelled folder, where PyTorch is here. Raise GateFailedError where it could not have failed.
     """
     if found.file.kind == "checkpoint":
         return dataclasses.replace(subject, agreement=1.0, agreement_reason="PyTorch is the reference")
+    on_data = options.data is not None and admission.reference_is_here(found.file)
     batches = () if found.file.has_random_weights else options.batches
-    proof = None if options.data is not None else claims.covering(found, engine.device, batches)
+    proof = None if on_data else claims.covering(found, engine.device, batches)
     if proof is None:
-        proof = _proven_now(found, engine, options=options, pictures=pictures, progress=progress)
+        shown = _some(pictures) if on_data else None
+        proof = _proven_now(found, engine, options=options, pictures=shown, progress=progress)
     if proof.gated and proof.passed:
         proving.require_passed(proof, found.file)  # inconclusive; one that failed is timed, and says so
     agreement = None if proof.engine is None else proof.engine.agreement
@@ -323,16 +325,17 @@ def _with_certificate(
 
 
 def _proven_now(
-    found: EngineFile, engine: Engine, *, options: BenchOptions, pictures: Sequence[Picture], progress: Progress
+    found: EngineFile, engine: Engine, *, options: BenchOptions, pictures: Sequence[Picture] | None, progress: Progress
 ) -> Certificate:
+    """The proof on these pictures; on those that the file has, and kept, where there are none."""
     asked = ProofOptions(batches=tuple(options.batches), allow_inconclusive=options.allow_inconclusive, run=options.run)
-    proof = None
-    if options.data is None:
-        proof = admission.without_pytorch(found, options=asked, progress=progress)
+    if pictures is not None:
+        return proving.judged(found, pictures, options=asked, progress=progress)
+    proof = admission.without_pytorch(found, options=asked, progress=progress)
     if proof is None:
-        shown = _some(pictures) if options.data is not None else workspace.proof_images_of(_graph_of(found.file))
+        shown = workspace.proof_images_of(_graph_of(found.file))
         proof = proving.judged(found, shown, options=asked, progress=progress)
-    if options.data is None and proof.gated:
+    if proof.gated:
         claims.keep_here(found, engine.device, proof)
     return proof
 

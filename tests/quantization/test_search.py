@@ -196,7 +196,10 @@ def test_a_graph_that_is_low_precision_by_name_alone_leaves_the_earlier_one(
         return dataclasses.replace(measured(judge, engine), agreement=0.5)
 
     monkeypatch.setattr(stages.Judge, "measure", measure)
-    monkeypatch.setattr(search.Search, "steps", lambda *_: iter([frozenset(list(layers)[:-1]), frozenset(layers)]))
+    monkeypatch.setattr(
+        "segdeploy.quantization.sensitivity.Search.steps",
+        lambda *_: iter([frozenset(list(layers)[:-1]), frozenset(layers)]),
+    )
     with pytest.raises(GateFailedError, match=r"less than half \(the images that decide ask for it\)") as failed:
         quickly(calibrate=photos, method="minmax")
     heaviest = max(list(layers)[:-1], key=lambda layer: layers[layer])
