@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from conftest import SPEC, Run, as_ordinary_user
 
@@ -19,7 +20,7 @@ from segdeploy import artifact
 from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.origin import Origin, WeightsOrigin
-from segdeploy.spec import Precision
+from segdeploy.spec import SPEC_KEY, Precision
 
 CERTIFICATE = Certificate(
     model="unet",
@@ -39,7 +40,9 @@ MANIFEST = Path("export/unet.fp32.onnx.json")
 
 
 def described(path: Path) -> artifact.Artifact:
-    path.write_bytes(b"\x08\x08")  # a graph of nothing, of ONNX version 8
+    model = onnx.ModelProto(ir_version=8)  # a graph of nothing
+    model.metadata_props.add(key=SPEC_KEY, value=SPEC.to_json())
+    path.write_bytes(model.SerializeToString())
     return artifact.Artifact(
         path=path,
         kind="graph",

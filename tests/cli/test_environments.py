@@ -17,6 +17,7 @@ import environments
 import pytest
 import result_files
 from _pytest.mark.structures import ParameterSet
+from command_line import HEADER
 from conftest import labelled_photographs, photographs
 
 import segdeploy
@@ -151,10 +152,13 @@ def answer(python: Path, program: str, question: object, folder: Path) -> Any:  
 
 
 def said(code: int, error: str) -> str:
-    """`yes`, or the exit code of two lines and the extra that the second of them names; else all that was written."""
+    """`yes`, or the exit code of two lines and the extra that the second of them names; else all that was written.
+
+    What --data holds is said before them.
+    """
     if code == 0:
         return "yes"
-    lines = error.splitlines()
+    lines = re.sub(rf"^{HEADER}", "", error).splitlines()
     if len(lines) != 2 or not lines[0].startswith("Error: "):
         return f"{code} {error}"
     return f"{code} {', '.join(EXTRA.findall(lines[1]))}".strip()

@@ -18,7 +18,7 @@ from conftest import COMMAND, Run, known, photograph, photographs
 from PIL import Image
 from test_run import interruptible
 
-from segdeploy import artifact
+from segdeploy import artifact, signature
 from segdeploy.certificate import Stage
 from segdeploy.origin import Calibration
 from segdeploy.precision import int8
@@ -121,6 +121,7 @@ def steps() -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("labelled")
 def test_an_error_is_two_lines(run: Run, work: Path, arguments: str, code: int, what: str) -> None:
     """And the graphs that are there stay as they are."""
+    shutil.rmtree(work / "validation")
     (work / "empty").mkdir()
     (work / "data").symlink_to(work.parent / "data")
     for file in photographs(work / "corrupt", "a.png", "b.png").iterdir():
@@ -153,7 +154,7 @@ def test_a_float_graph_that_failed_its_proof_ends_with_4(run: Run, work: Path) -
         first_failing_stage="graph",
         stages=(Stage(name="graph", passed=False, reason="a planted reason"),),
     )
-    artifact.write_manifest(dataclasses.replace(graph, certificate=failed))
+    signature.publish_graph(dataclasses.replace(graph, certificate=failed))
     assert_refused(run(*INT8, *QUICKLY), 4, "a planted reason")
 
 
