@@ -25,7 +25,7 @@ from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import GateFailedError, InvalidFileError
 from segdeploy.progress import Progress, silent
-from segdeploy.proof import kit, stages
+from segdeploy.proof import kit, limits, stages
 from segdeploy.proof.kit import Kit
 from segdeploy.proof.limits import FLOAT32, GivenLimits
 from segdeploy.proof.samples import FileSamples
@@ -168,8 +168,8 @@ def _graph_stage(graph: Artifact) -> StageRun:
     import onnx
 
     search = with_torch.quantization()
-    limits = FLOAT32 if graph.precision is Precision.FP32 else search.low_precision_of(graph).budget.limits()
-    stage: StageRun = search.graph_stage("graph", graph, onnx.load(graph.path), limits)
+    kept = FLOAT32 if graph.precision is Precision.FP32 else search.low_precision_of(graph).budget.limits()
+    stage: StageRun = search.graph_stage("graph", graph, onnx.load(graph.path), kept)
     return stage
 
 
@@ -265,10 +265,7 @@ def require_passed(found: Certificate, graph: Artifact) -> None:
     if not found.gated or found.proves:
         return
     if found.passed:
-        raise GateFailedError(
-            f"{graph.path}: the proof is inconclusive, for it could not have failed: {found.inconclusive}.",
-            "Prove it on images that show more classes, with labels: --data DIR. Or go on: --allow-inconclusive",
-        )
+        raise limits.inconclusive(graph.path, found.inconclusive or "")
     reason = "" if found.failing is None else found.failing.reason
     raise GateFailedError(
         f"{graph.path} does not draw PyTorch's masks from the stage {found.first_failing_stage!r} on: {reason}.",

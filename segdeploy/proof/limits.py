@@ -1,8 +1,10 @@
 """What a stage must keep to pass, and why it does not."""
 
 import dataclasses
+from pathlib import Path
 
 from segdeploy.certificate import Limits, Stage
+from segdeploy.errors import GateFailedError
 
 FLOAT32 = Limits(
     min_agreement=0.9999,
@@ -28,6 +30,15 @@ class GivenLimits:
             names = {"max_unexplained"} if before_low_precision else {*names, "max_unexplained"}
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None and name in names}
         return dataclasses.replace(limits, **given)
+
+
+def inconclusive(path: Path, reason: str) -> GateFailedError:
+    """What is raised where a proof passed that could not have failed."""
+    return GateFailedError(
+        f"{path}: the proof is inconclusive, for it could not have failed: {reason}.",
+        "Prove it on images that show more classes, with labels (--data DIR), or within narrower limits. "
+        "Or go on: --allow-inconclusive",
+    )
 
 
 def broken(limits: Limits, found: Stage) -> str | None:

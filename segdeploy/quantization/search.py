@@ -18,7 +18,7 @@ from segdeploy.errors import GateFailedError, InvalidFileError
 from segdeploy.low_precision import Budget, LowPrecision
 from segdeploy.progress import Progress
 from segdeploy.proof import finite
-from segdeploy.proof.limits import FLOAT32
+from segdeploy.proof.limits import FLOAT32, inconclusive
 from segdeploy.proof.reference import Reference
 from segdeploy.proof.samples import FileSamples
 from segdeploy.proof.stages import FP32_STAGE, GRAPH_BATCHES, Judge, StageRun, certify, engine_stage
@@ -158,9 +158,11 @@ class Quantizer:
             if found.proves:
                 search.record.accept(in_float)
                 return write(graph, model, found)
-            failed = found.failing or Stage(name=ENGINE, reason=found.inconclusive)
+            if found.passed:
+                raise inconclusive(recipe.path, found.inconclusive or "")
+            failed = found.failing or Stage(name=ENGINE)
             reason = f"stage {failed.name!r}: {failed.reason}"
-            if found.passed or failed.name == FP32_STAGE:
+            if failed.name == FP32_STAGE:
                 break
         raise GateFailedError(
             f"{recipe.path} cannot be made inside the budget: "

@@ -24,7 +24,7 @@ from segdeploy.origin import Calibration
 from segdeploy.precision import int8
 
 INT8 = ("export", "--model", "unet", "--precision", "int8")
-QUICKLY = ("--form", "unsigned", "--calibrate", "photos", "--min-agreement", "0.5")
+QUICKLY = ("--form", "unsigned", "--calibrate", "photos", "--min-agreement", "0.8")
 SIGNED, UNSIGNED = (Path("export", f"unet.int8-{form}.onnx") for form in ("signed", "unsigned"))
 RECORD = SIGNED.with_suffix(".pareto.json")
 MANY = 60  # photographs: a ranking on half of them lasts some seconds
@@ -38,7 +38,7 @@ def quantized(small: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -
     photographs(folder / "photos", *(f"{index}.png" for index in range(8)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        made = run(*INT8, "--calibrate", "photos", "--min-agreement", "0.5")
+        made = run(*INT8, "--calibrate", "photos", "--min-agreement", "0.8")
     assert (made.code, made.err) == (0, "")
     return folder
 
@@ -175,7 +175,7 @@ def test_the_export_says_what_it_made_and_what_stayed_in_float(run: Run) -> None
 
 @pytest.mark.usefixtures("work")
 def test_the_export_as_json_has_every_graph(run: Run) -> None:
-    done = run(*INT8, "--calibrate", "photos", "--min-agreement", "0.5", "--json")
+    done = run(*INT8, "--calibrate", "photos", "--min-agreement", "0.8", "--json")
     assert (done.code, done.err) == (0, "")
     report = done.json()
     assert report["schema"] == 3

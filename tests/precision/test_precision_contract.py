@@ -91,7 +91,7 @@ def test_the_command_exports_it_and_keeps_its_certificate(
 ) -> None:
     few = packaged()[:6]
     monkeypatch.setattr("segdeploy.workspace.packaged_images", lambda: few)
-    options = ExportOptions(calibrate=few[0].parent, min_agreement=0.5)
+    options = ExportOptions(calibrate=few[0].parent, min_agreement=0.8)
     graphs = segdeploy.export("unet", precision=name, options=options)
     assert [graph.form for graph in graphs] == list(precision.module(name).FORMS or (None,))
     for graph in graphs:

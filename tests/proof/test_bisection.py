@@ -249,7 +249,7 @@ def test_a_required_engine_that_is_none_here_is_said_before_the_work(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The signed int8 form is TensorRT's: without it the graph alone can be proven, and a gate may not take that."""
-    options = ExportOptions(forms=["signed"], calibrate=photos, data=photos, min_agreement=0)
+    options = ExportOptions(forms=["signed"], calibrate=photos, data=photos, min_agreement=0.8)
     segdeploy.export("unet", precision="int8", options=options)
     signed = "export/unet.int8-signed.onnx"
     assert segdeploy.parity(signed, engine="int8", data=photos).proven_to == "graph"

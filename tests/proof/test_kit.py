@@ -112,7 +112,7 @@ def test_a_part_that_does_not_fit_is_refused(name: str, fault: str) -> None:
     if fault == "missing":
         del parts[name]
     elif fault == "another shape":
-        parts[name] = parts[name].ravel()[:-1]
+        parts[name] = parts[name].ravel()[:-3]  # the header ends in a line feed, which is no loss
     elif fault == "another type":
         parts[name] = parts[name].astype(np.float64)
     else:

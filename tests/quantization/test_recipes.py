@@ -75,5 +75,5 @@ def test_the_same_images_give_the_same_graph() -> None:
 @pytest.mark.parametrize("method", ["minmax", "mse", pytest.param("entropy", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("workspace")
 def test_the_calibration_that_was_asked_for_is_the_one_in_the_manifest(photos: Path, method: str) -> None:
-    graph = quickly(calibrate=photos, method=method, min_agreement=0.5)
+    graph = quickly(calibrate=photos, method=method, min_agreement=0.8)
     assert known(graph.origin.calibration).method == method

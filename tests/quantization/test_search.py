@@ -219,8 +219,8 @@ def test_how_often_the_proof_was_looked_at_is_said(photos: Path, monkeypatch: py
         return honest(kept, found)
 
     monkeypatch.setattr(limits, "broken", broken)
-    assert known(quickly(calibrate=photos, min_agreement=0.5).certificate).selected_among == 2
-    assert known(quickly(calibrate=photos, min_agreement=0.5).certificate).selected_among == 1
+    assert known(quickly(calibrate=photos, min_agreement=0.8).certificate).selected_among == 2
+    assert known(quickly(calibrate=photos, min_agreement=0.8).certificate).selected_among == 1
 
 
 def test_a_refuted_float_graph_is_never_quantized(converted: Path, photos: Path) -> None:
