@@ -313,6 +313,7 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     engines.modules()[engines.REFERENCE].import_runtime()  # the proof is no option: say so before the work
     source = weights_for(model, options)
     check.require_for(source.checkpoint, options.data, force=options.force, progress=progress)
+    pictures = _pictures_for(source, options)
     network, spec = checkpoint.load(source.checkpoint.path)
     height, width = options.size or (spec.height, spec.width)
     fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output}
@@ -321,10 +322,6 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
         path = below(EXPORTS, f"{model}.fp32{suffix}.onnx")
         graph = to_onnx(network, Spec(**fields), path, weights=source.origin_in(EXPORTS))
         done()
-    if graph.has_random_weights or (options.data is None and options.calibrate is None):
-        pictures = workspace.proof_images_of(graph)
-    else:
-        pictures = _given_pictures(options)
     opened = EngineFile(graph, engines.REFERENCE, Precision.FP32, "cpu")
     asked = ProofOptions(allow_inconclusive=options.allow_inconclusive)
     found = proving.judge(graph, opened, pictures, options=asked, progress=progress)
@@ -334,14 +331,15 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     return proven
 
 
-def _given_pictures(options: ExportOptions) -> list[Picture]:
-    """What a float32 graph is proven on: the validation images of `data`, else some of those that calibrate."""
-    from segdeploy.quantization import images_in_parts
-
+def _pictures_for(source: Weights, options: ExportOptions) -> list[Picture]:
+    """What a float32 graph is proven on: the validation images of `data`, some that calibrate, or the weights' own."""
+    if source.kind == "random" or (options.data is None and options.calibrate is None):
+        return workspace.proof_images(source)
     if options.data is not None:
         return workspace.pictures_of(options.data)
-    folder = options.calibrate
-    files = [] if folder is None else images_in_parts.images_in(folder)
+    from segdeploy.quantization import images_in_parts
+
+    files = images_in_parts.images_in(options.calibrate) if options.calibrate is not None else []
     return [Picture(file, None) for file in files[: workspace.PROOF_IMAGES]]
 
 

@@ -245,18 +245,23 @@ def pictures_of(data: Path | None) -> list[Picture]:
 
 
 def proof_images_of(graph: Artifact) -> list[Picture]:
-    """What a file is proven on where nothing else is given: the packaged images for packaged weights.
+    """What a graph is proven on where nothing else is given: what its weights are."""
+    kind = "packaged" if graph.origin.weights is None else graph.origin.weights.kind
+    return proof_images(Weights(kind, checkpoint_of(graph)) if kind == "file" else Weights(kind, graph))
+
+
+def proof_images(weights: Weights) -> list[Picture]:
+    """The packaged images for packaged weights, one of them for random weights.
 
     Own weights have the images that training validated on, where they still are the same files. Raise
     InvalidRequestError where there are none.
     """
-    weights = graph.origin.weights
-    if weights is None or weights.kind != "file" or graph.has_random_weights:
-        return pictures_of(None)[: RANDOM_PROOF_IMAGES if graph.has_random_weights else PROOF_IMAGES]
-    found = validated_on(checkpoint_of(graph))
+    if weights.kind != "file":
+        return pictures_of(None)[: RANDOM_PROOF_IMAGES if weights.kind == "random" else PROOF_IMAGES]
+    found = validated_on(weights.checkpoint)
     if not found:
         raise InvalidRequestError(
-            f"there are no images to prove {graph.path} on: own weights need images of their own.",
+            f"there are no images to prove {weights.checkpoint.path} on: own weights need images of their own.",
             "Give some like those the network will see, best with masks/: --data DIR",
         )
     return found

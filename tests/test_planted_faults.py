@@ -22,6 +22,7 @@ from segdeploy.engines import BuildOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.proof import kit
+from segdeploy.spec import Precision
 
 PHOTO = next((Path(__file__).parents[1] / "examples" / "nuclei" / "images").iterdir())
 SIZE = (64, 64)
@@ -295,30 +296,27 @@ def test_one_class_everywhere_is_inconclusive(own: Callable[..., Path], graph: P
     assert made.certificate.inconclusive is not None
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_logits_that_are_not_finite_prove_nothing(own: Callable[..., Path], graph: Path, value: float) -> None:
+def test_logits_that_are_not_finite_prove_nothing(own: Callable[..., Path], graph: Path) -> None:
     """NaN in the last bias: argmax gives one class everywhere, in PyTorch and in the graph alike."""
-    own(lambda bias: bias + torch.tensor([0.0, value]))
+    own(lambda bias: bias + torch.tensor([0.0, float("nan")]))
     with pytest.raises(GateFailedError, match="from the layer '"):
         segdeploy.export(model_of(graph))
     with pytest.raises(GateFailedError):
         infer(graph)
 
 
-@pytest.mark.parametrize("days", [-400, 400])
-def test_another_checkpoint_makes_another_graph_whatever_the_clocks_say(
-    own: Callable[..., Path], graph: Path, days: int
-) -> None:
+def test_another_checkpoint_makes_another_graph_whatever_the_clocks_say(own: Callable[..., Path], graph: Path) -> None:
     """By its bytes: a machine whose clock runs ahead or behind changes nothing."""
-    name = model_of(graph)
+    name, fp32 = model_of(graph), Precision.FP32
     path = own(lambda bias: bias + 0.01)
     first = segdeploy.export(name)[0].sha256
-    assert workspace.current_graph(name, artifact.read(graph).precision, None) is not None
+    assert workspace.current_graph(name, fp32, None) is not None
     own(lambda bias: bias - 0.01)
-    when = path.stat().st_mtime + 86400 * days
-    os.utime(path, (when, when))
-    assert workspace.current_graph(name, artifact.read(graph).precision, None) is None
+    for days in (-400, 400):
+        when = path.stat().st_mtime + 86400 * days
+        os.utime(path, (when, when))
+        assert workspace.current_graph(name, fp32, None) is None
     with segdeploy.open(name, engine="ort:fp32"):
         assert artifact.read(graph).sha256 != first
     path.unlink()
-    assert workspace.current_graph(name, artifact.read(graph).precision, None) is not None, "nothing here can tell"
+    assert workspace.current_graph(name, fp32, None) is not None, "nothing here can tell"
