@@ -384,7 +384,7 @@ def _quantizer(
     check.require_for(fp32, options.data, force=options.force, progress=progress)
     from segdeploy.quantization import images_in_parts, recipes
 
-    at_hand = _pictures_at_hand(fp32)
+    at_hand = _pictures_at_hand(fp32, options)
     parts = images_in_parts.parts_of(at_hand=at_hand, calibrate=options.calibrate, data=options.data)
     if fp32.has_random_weights:
         some = parts.prove[: workspace.RANDOM_PROOF_IMAGES]
@@ -400,12 +400,12 @@ def _quantizer(
     return quantizer, made
 
 
-def _pictures_at_hand(fp32: Artifact) -> list[Picture]:
-    """The images that come with the weights: the packaged ones, or those that training validated on."""
+def _pictures_at_hand(fp32: Artifact, options: ExportOptions) -> list[Picture]:
+    """The images that come with the weights: the packaged ones; without `data`, those that training validated on."""
     weights = fp32.origin.weights
-    if weights is not None and weights.kind == "file" and not fp32.has_random_weights:
-        return workspace.validated_on(workspace.checkpoint_of(fp32))
-    return workspace.pictures_of(None)
+    if weights is None or weights.kind != "file":
+        return workspace.pictures_of(None)
+    return [] if options.data is not None else workspace.validated_on(workspace.checkpoint_of(fp32))
 
 
 def _with_executed(graph: Artifact) -> Artifact:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from quick_exports import SIGNED, UNSIGNED, low_precision_of, quickly, stages_of
 
 import segdeploy
-from segdeploy import artifact, models, signature, typed_json
+from segdeploy import artifact, engines, models, signature, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.errors import GateFailedError, SegdeployError
@@ -24,7 +24,7 @@ from segdeploy.origin import Origin
 from segdeploy.precision import int8
 from segdeploy.proof import limits, stages
 from segdeploy.quantization import search
-from segdeploy.spec import Precision
+from segdeploy.spec import SPEC_KEY, Precision
 
 
 def steps_of(graph: Artifact) -> Any:  # noqa: ANN401 - a JSON value
@@ -108,7 +108,7 @@ def test_random_weights_are_measured_and_give_nothing_back(tmp_path: Path, monke
     assert (found.weights, found.gated) == ("random", False)
     assert not found.passed
     assert not graph.path.with_suffix(".pareto.json").exists()
-    with segdeploy.open("unet", engine="int8") as engine:
+    with engines.open_engine(graph, runtime="ort", device="cpu") as engine:
         assert engine.classify(photograph(64, 64)[None]).shape == (1, 64, 64)
 
 
@@ -249,8 +249,9 @@ def test_a_full_disk_keeps_the_earlier_graph(small_disk: Path, converted: Path) 
     graph = dataclasses.replace(made, path=small_disk / "u.onnx", origin=origin, low_precision=None, certificate=None)
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     tiny = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [value]))
+    tiny.metadata_props.add(key=SPEC_KEY, value=made.spec.to_json())
     written = search.write(graph, tiny, None)
-    (small_disk / "others").write_bytes(b"x" * 8000)
+    (small_disk / "others").write_bytes(b"x" * 4000)
     with pytest.raises(SegdeployError, match="No space left on device"):
         search.write(graph, tiny, made.certificate)
     assert artifact.read(graph.path).sha256 == written.sha256
