@@ -15,8 +15,10 @@ def manifest(document: object) -> object:
     if not isinstance(document, dict):
         return document
     if document.get("schema") == SECOND_SCHEMA:
-        found = {**document, "schema": 3, "certificate": proof(document.get("certificate"), document)}
-        return {"certificate_as_asked": None, **found, "origin": with_validation(document.get("origin"))}
+        found = {"certificate_as_asked": None, **document, "schema": 3}
+        if "certificate" in found:
+            found["certificate"] = proof(found["certificate"], document)
+        return found
     if document.get("schema") != FIRST_SCHEMA:
         return document
     made_by = document.get("made_by")

@@ -123,7 +123,7 @@ def take_a_folder_as_manifest() -> None:
         (lambda: MANIFEST.write_bytes(b"\xff\xfe"), 3, f"{MANIFEST} is not JSON"),
         (lambda: MANIFEST.write_text(MANIFEST.read_text()[:-9]), 3, f"{MANIFEST} is not JSON"),
         (lambda: MANIFEST.write_text('{"schema": 1}'), 3, f"{MANIFEST}: schema"),
-        (lambda: MANIFEST.write_text('{"schema": 2}'), 3, f"{MANIFEST}: the field path is missing"),
+        (lambda: MANIFEST.write_text('{"schema": 3}'), 3, f"{MANIFEST}: the field path is missing"),
         (lambda: MANIFEST.write_text("[1, 2]"), 3, f"{MANIFEST}: the document: expected object, got array"),
         (lambda: MANIFEST.write_text("[" * 100_000), 3, f"{MANIFEST} is not JSON"),
     ],
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 3},
+        {"schema": 4},
         {"sha256": 5},
         {"kind": "engine"},
         {"precision": "fp64"},
