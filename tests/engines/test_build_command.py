@@ -55,7 +55,7 @@ def export_packaged(name: str) -> None:
     network, spec = checkpoint.load(weights.checkpoint.path)
     path = artifact.graph_path(workspace.EXPORTS, name, Precision.FP32)
     fp32 = export.to_onnx(network, spec, path, weights=weights.origin_in(workspace.EXPORTS))
-    artifact.write_manifest(dataclasses.replace(fp32, certificate=PROVEN))
+    signature.publish_graph(dataclasses.replace(fp32, certificate=PROVEN))
     parts = images_in_parts.parts_of(at_hand=workspace.pictures_of(None)[:8], calibrate=None, data=None)
     for wanted, forms in ((Precision.FP16, []), (Precision.FP8, []), (Precision.INT8, ["signed"])):
         (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
