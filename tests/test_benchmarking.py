@@ -1,5 +1,6 @@
 """A result can be run again: what was timed is kept, and a later run says whether it has become slower."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -240,13 +241,15 @@ def test_a_profile_names_the_networks_own_layers() -> None:
     assert sum(each.share for each in subject.profile) == pytest.approx(1)
 
 
-@pytest.mark.usefixtures("workspace")
-def test_where_torch_is_missing_the_agreement_is_null_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that only runs engines can time them."""
+def test_where_torch_is_missing_a_proof_that_counts_is_enough(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that only runs engines can time them; what nobody has proven is timed for nobody."""
 
     def missing(*_: object, **__: object) -> None:
         raise InvalidRequestError("PyTorch is not installed.", "Install it.")
 
     monkeypatch.setattr(proving, "judged", missing)
     row = timed(effort=Effort(runs=1)).rows[0]
-    assert (row.agreement, row.agreement_reason) == (None, "PyTorch is not installed.")
+    assert (row.agreement, row.agreement_reason) == (1.0, None)
+    artifact.write_manifest(dataclasses.replace(artifact.read(workspace / "export/unet.fp32.onnx"), certificate=None))
+    with pytest.raises(InvalidRequestError, match="PyTorch is not installed"):
+        timed(effort=Effort(runs=1))

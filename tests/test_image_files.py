@@ -138,13 +138,6 @@ def test_markers_may_be_filled_up(tmp_path: Path) -> None:
     assert np.array_equal(images.read(filled), images.read(written(tmp_path / "b.jpg", whole)))
 
 
-def test_a_mask_is_looked_at_too(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.fromarray(photograph(240, 320)[..., 0] % 3).save(file, "JPEG", quality=100)
-    filled = file.getvalue()[:-300] + bytes(500_000)
-    assert "its end is missing" in refusal(written(tmp_path / "a.jpg", filled), images.read_mask).what
-
-
 @settings(max_examples=60, deadline=None)
 @given(kept=st.floats(0.2, 1, exclude_max=True), kind=st.sampled_from(sorted(JPEGS)), zeros=st.integers(0, 300_000))
 def test_no_jpeg_that_lost_its_end_is_read(

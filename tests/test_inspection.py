@@ -16,7 +16,8 @@ def test_a_graph_is_inspected_with_its_origin_and_its_proof(packaged: Path) -> N
     assert found.artifact == artifact.read(path)
     assert found.artifact.certificate is not None
     assert found.size_mb == pytest.approx(path.stat().st_size / 1e6)
-    assert found.trust is None
+    assert found.trust is not None
+    assert (found.trust.admitted, found.trust.reason) == (True, "it is signed with this key")
 
 
 def test_a_checkpoint_is_inspected_with_its_training() -> None:

@@ -72,7 +72,7 @@ def certificate(agreement: float, *, passed: bool = True, gated: bool = True) ->
         "worst_images": [{"image": "a.png", "agreement": 0.98, "differing_pixels": 61, "boundary_share": 0.9}],
     }
     return {
-        "schema": 3,
+        "schema": 4,
         "model": "unet",
         "precision": "int8",
         "form": "unsigned",
