@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segdeploy import artifact, making, precision, workspace
+from segdeploy import artifact, making, precision, random_weights, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import ort
@@ -14,7 +14,7 @@ from segdeploy.spec import Precision
 from segdeploy.workspace import EXPORTS
 
 
-def untrained(name: str, size: tuple[int, int] = making.RANDOM_SIZE) -> Artifact:
+def untrained(name: str, size: tuple[int, int] = random_weights.SIZE) -> Artifact:
     """The float32 graph; nothing to prove, for it decides nothing."""
     weights = making.weights_for(name, making.ExportOptions(weights="random", size=size))
     network, spec = checkpoint.load(weights.checkpoint.path)
@@ -24,7 +24,7 @@ def untrained(name: str, size: tuple[int, int] = making.RANDOM_SIZE) -> Artifact
 
 def quantized(fp32: Artifact, wanted: Precision, forms: Sequence[str] = ()) -> Artifact:
     """The same with every layer in low precision that can be, its ranges from a few photographs."""
-    parts = Parts(workspace.packaged_images()[: making.RANDOM_STATISTICS], [], [])
+    parts = Parts(workspace.packaged_images()[: random_weights.STATISTICS], [], [])
     (recipe,) = recipes.recipes(fp32, wanted, forms, parts, method=None, cache=None, progress=silent)
     in_float = recipe.layers.in_float
     model = recipe.build(in_float)

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - once it is there
 
 import segdeploy  # noqa: E402 - the checkout, not an installed one
-from segdeploy import artifact, engines, images, making, models, typed_json, workspace  # noqa: E402
+from segdeploy import artifact, engines, images, models, random_weights, typed_json, workspace  # noqa: E402
 from segdeploy.artifact import Artifact  # noqa: E402
 from segdeploy.engines import Engine  # noqa: E402
 from segdeploy.errors import SegdeployError  # noqa: E402
@@ -152,7 +152,7 @@ def torch_engine(name: str, device: str, size: tuple[int, int], *, compiled: boo
     from segdeploy.palettes import VOC
     from segdeploy.spec import Spec
 
-    torch.manual_seed(making.RANDOM_SEED)
+    torch.manual_seed(random_weights.SEED)
     palette = VOC
     network = models.build(name, len(palette.classes)).eval()
     spec = Spec(name, {}, palette.classes, palette.colours, *size, margin=network.margin)
@@ -237,7 +237,7 @@ def table(report: dict[str, Any]) -> str:
 def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The report, as it grows: what has been measured is kept whatever comes next."""
     device, mark = ("cpu", "not gpu and not slow") if given.rehearse else ("cuda", "gpu")
-    size = (64, 96) if given.rehearse else making.RANDOM_SIZE
+    size = (64, 96) if given.rehearse else random_weights.SIZE
     names, batches, runs = (["unet"], (1, 2), 2) if given.rehearse else (models.names(), BATCHES, given.runs)
     exporting = all(importlib.util.find_spec(package) for package in EXPORTING)
     report: dict[str, Any] = {"schema": SCHEMA, "made_at": artifact.now(), "rehearsal": given.rehearse}

@@ -43,7 +43,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 
 import segdeploy
-from segdeploy import artifact, cores, engines, images, making, metrics, models, typed_json, workspace
+from segdeploy import artifact, cores, engines, images, making, metrics, models, random_weights, typed_json, workspace
 from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
@@ -230,7 +230,7 @@ def speed(
         if not all(artifact.graph_path(EXPORTS, name, each, _form(each)).exists() for each in PRECISIONS):
             full_size(name)
         network, spec = checkpoint.load(EXPORTS / f"{name}.random.safetensors")
-        few = workspace.packaged_images()[: making.RANDOM_STATISTICS]
+        few = workspace.packaged_images()[: random_weights.STATISTICS]
         peers = peer_graphs(network, spec, few, Path("peers") / name)
         for precision, batch in itertools.product(precisions, batches):
             timed += contest(name, precision, batch, rounds or ROUNDS[batch], peers)

@@ -6,24 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from segdeploy import (
     admission,
     artifact,
     certificate,
     claims,
     engines,
-    images,
     models,
-    palettes,
     proving,
+    random_weights,
     signature,
     with_torch,
     workspace,
 )
 from segdeploy import precision as precisions
-from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import check
@@ -31,7 +27,6 @@ from segdeploy.data.dataset import Picture
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError
 from segdeploy.names import below
-from segdeploy.origin import Origin
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import kit
@@ -44,10 +39,6 @@ if TYPE_CHECKING:
     from segdeploy.quantization.recipes import Recipe
     from segdeploy.quantization.search import Quantizer
     from segdeploy.quantization.sensitivity import SensitivityReport
-
-RANDOM_SIZE = (360, 480)
-RANDOM_SEED = 0
-RANDOM_STATISTICS = 4  # images that set the normalisation of untrained networks
 
 log = logging.getLogger("segdeploy")
 
@@ -178,7 +169,7 @@ def build(
     graph = graph_for(model, name.precision, form=_form(name.runtime, name.precision), progress=progress)
     graph = admission.proof_of_graph(graph, progress=progress)
     plan = compiling.compile(graph, ENGINES, options, progress=progress)
-    _copy_kit(graph, plan)
+    proving.copy_kit(graph, plan)
     target = signature.facts_of(plan).target
     if target.gpu is None:
         reason = f"there is no GPU of compute capability {target.compute_capability} here"
@@ -186,13 +177,6 @@ def build(
         signature.publish(plan)
         return plan
     return _proven_plan(plan, graph, progress)
-
-
-def _copy_kit(graph: Artifact, plan: Artifact) -> None:
-    """The proof kit of a graph, once it counts here, beside the plan that was built from it."""
-    source = kit.path_of(graph.path)
-    if claims.kit_of(graph) is not None:
-        signature.publish_file(kit.path_of(plan.path), artifact.bounded(source, kit.MOST_BYTES))
 
 
 def _proven_plan(plan: Artifact, graph: Artifact, progress: Progress) -> Artifact:
@@ -388,7 +372,7 @@ def _quantizer(
     parts = images_in_parts.parts_of(at_hand=at_hand, calibrate=options.calibrate, data=options.data)
     if fp32.has_random_weights:
         some = parts.prove[: workspace.RANDOM_PROOF_IMAGES]
-        parts = dataclasses.replace(parts, calibrate=parts.calibrate[:RANDOM_STATISTICS], prove=some)
+        parts = dataclasses.replace(parts, calibrate=parts.calibrate[: random_weights.STATISTICS], prove=some)
     budget = dataclasses.replace(precisions.module(wanted).BUDGET, **options.budget())
     made = recipes.recipes(
         fp32, wanted, options.forms, parts, method=options.method, cache=options.cache, progress=progress
@@ -458,30 +442,9 @@ def weights_for(model: str, options: ExportOptions) -> Weights:
     """The checkpoint that the options name: a file, an untrained network, or what is here."""
     models.require(model)
     if options.weights == "random":
-        path = _random_checkpoint(model, options.variant, options.size or RANDOM_SIZE)
+        path = random_weights.checkpoint_of(model, options.variant, options.size or random_weights.SIZE)
         return Weights("random", checkpoint.read(path))
     if options.variant:
-        raise InvalidRequestError(
-            "--option builds a new network; trained weights have theirs.", "Leave it out, or add --weights random."
-        )
+        what = "--option builds a new network; trained weights have theirs."
+        raise InvalidRequestError(what, "Leave it out, or add --weights random.")
     return workspace.weights_for(model, None if options.weights is None else Path(options.weights))
-
-
-def _random_checkpoint(model: str, variant: Mapping[str, Any], size: tuple[int, int]) -> Path:
-    """An untrained network, seeded, whose normalisation statistics come from real images: good for timing alone."""
-    import torch
-
-    palette = palettes.VOC
-    torch.manual_seed(RANDOM_SEED)
-    network = models.build(model, len(palette.classes), **variant)
-    network.check_size(*size)
-    spec = Spec(model, dict(variant), palette.classes, palette.colours, *size, margin=network.margin)
-    photos = [images.prepared(images.read(path), spec) for path in workspace.packaged_images()[:RANDOM_STATISTICS]]
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain average over what follows
-    with torch.no_grad():
-        models.deployed(network.train(), spec)(torch.tensor(np.stack(photos)))
-    path = below(EXPORTS, f"{model}.random.safetensors")
-    checkpoint.save(path, network.state_dict(), spec, origin=Origin(command="random", version=__version__))
-    return path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segdeploy import (
+    artifact,
     claims,
     departures,
     engines,
@@ -208,6 +209,13 @@ def write_kit(graph: Artifact, pictures: Sequence[Picture]) -> None:
     reference = reference_of(workspace.checkpoint_of(graph), graph.spec)
     content = kit.to_bytes(header, reference, FileSamples(pictures, graph.spec))
     signature.publish_file(kit.path_of(graph.path), content)
+
+
+def copy_kit(graph: Artifact, plan: Artifact) -> None:
+    """Put the proof kit of a graph, once it counts here, beside the plan that was built from it."""
+    if claims.kit_of(graph) is not None:
+        content = artifact.bounded(kit.path_of(graph.path), kit.MOST_BYTES)
+        signature.publish_file(kit.path_of(plan.path), content)
 
 
 # What is kept, and what is refused

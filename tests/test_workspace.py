@@ -12,6 +12,7 @@ import segdeploy
 from segdeploy import artifact, making, workspace
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.proof import kit
 from segdeploy.spec import Precision
 from segdeploy.timing.latency import Effort
 
@@ -86,6 +87,7 @@ def test_a_manifest_that_names_no_checkpoint_proves_nothing(packaged: Path) -> N
     graph = artifact.read(packaged / "export" / "unet.fp32.onnx")
     nameless = dataclasses.replace(graph, origin=dataclasses.replace(graph.origin, weights=None))
     artifact.write_manifest(nameless)
+    kit.path_of(graph.path).unlink()
     with pytest.raises(InvalidFileError, match=r"unet\.fp32\.onnx\.json names no checkpoint"):
         segdeploy.parity("unet")
     assert not artifact.read(graph.path).has_random_weights

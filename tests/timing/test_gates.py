@@ -39,7 +39,7 @@ def test_a_wider_precision_fails_where_the_machine_could_do_better(
 def test_a_wider_precision_fails_everywhere_where_the_one_asked_for_is_required() -> None:
     (failure,) = gates.not_executed_as_asked([subject("ort:fp16", share=0.25)], always=True)
     layers = ", ".join(LAYERS[:5])
-    assert failure.what == f"ort:fp16 does 25.0% of its fp16 work in fp16; wider: {layers}."
+    assert failure.what == f"ort:fp16 does 25.0% of the work that the graph gives to fp16 in fp16; wider: {layers}."
 
 
 @pytest.mark.parametrize("delivered", ["int8", None], ids=["as asked", "unknown"])

@@ -71,7 +71,7 @@ def test_fp16_on_a_cpu_is_timed_and_is_no_failure() -> None:
 def test_where_low_precision_is_required_fp16_on_a_cpu_fails_for_each_engine() -> None:
     failures = bench("ort:fp16", "ov:fp16", runs=1, require_delivered=True).failures
     assert [failure.what.split(" does ")[0] for failure in failures] == ["ort:fp16", "ov:fp16"]
-    assert all("0.0% of its fp16 work in fp16; wider: " in failure.what for failure in failures)
+    assert all("0.0% of the work that the graph gives to fp16 in fp16; wider: " in failure.what for failure in failures)
 
 
 @pytest.mark.usefixtures("here")
@@ -165,7 +165,7 @@ def test_the_command_ends_with_4_where_delivery_is_required_and_0_where_it_is_no
     assert "(delivered: fp32)" in in_process(*arguments).stdout
     refused = in_process(*arguments, "--require-delivered")
     assert refused.exit_code == 4
-    assert "ort:fp16 does 0.0% of its fp16 work in fp16" in two_lines(refused.stderr)[0]
+    assert "ort:fp16 does 0.0% of the work that the graph gives to fp16 in fp16" in two_lines(refused.stderr)[0]
 
 
 @pytest.mark.usefixtures("here")

@@ -34,6 +34,27 @@ class ProvenFiles:
     files: tuple[ProvenFile, ...]
 
 
+_proven = options.together(
+    click.option("--all", "every", is_flag=True, help="Prove every graph in export/ and every plan in engines/."),
+    click.option(
+        "--data",
+        type=options.FOLDER,
+        help="Folder with images/, and masks/ for mIoU. Default: packaged images for packaged weights, else those that "
+        "training validated on.",
+    ),
+    click.option(
+        "--batch",
+        "batches",
+        multiple=True,
+        type=click.IntRange(1),
+        help="Images that go in at once, besides one alone. Default: what the file is made for.",
+    ),
+)
+_how = options.together(
+    options.allow_inconclusive,
+    click.option("--bisect", is_flag=True, help="Find the first layer that departs, on a copy of the graph."),
+    click.option("--require-engine", is_flag=True, help="Exit 3 where the engine cannot run on this machine."),
+)
 _limits = options.together(
     options.agreement(
         help="Pixels that must agree with PyTorch. Default: 0.9999 (fp32), or the budget the graph was made in."
@@ -54,25 +75,10 @@ _limits = options.together(
 @options.model
 @options.engine
 @options.running
-@click.option("--all", "every", is_flag=True, help="Prove every graph in export/ and every plan in engines/.")
-@click.option(
-    "--data",
-    type=options.FOLDER,
-    help="Folder with images/, and masks/ for mIoU. Default: packaged images for packaged weights, else those that "
-    "training validated on.",
-)
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Images that go in at once, besides one alone. Default: what the file is made for.",
-)
+@_proven
 @options.force
 @_limits
-@options.allow_inconclusive
-@click.option("--bisect", is_flag=True, help="Find the first layer that departs, on a copy of the graph.")
-@click.option("--require-engine", is_flag=True, help="Exit 3 where the engine cannot run on this machine.")
+@_how
 @options.as_json
 def parity(
     *,
