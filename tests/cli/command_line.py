@@ -14,10 +14,15 @@ HEADER = r".*: [0-9]+ images, [0-9]+ with masks: .*\n  sizes: .*\n  classes: .*\
 SMALL = ("--option", "multiplier=0.0625", "--size", "32x32")
 
 
+def without_header(said: str) -> str:
+    """What a command says on stderr, without what --data holds."""
+    return re.sub(rf"^{HEADER}", "", said)
+
+
 def assert_refused(outcome: Outcome, code: int, what: str) -> None:
     """Two lines on stderr, the second with something to do; nothing on stdout. What --data holds is said before."""
     assert (outcome.code, outcome.out) == (code, ""), outcome.err
-    lines = re.sub(rf"^{HEADER}", "", outcome.err).split("\n")
+    lines = without_header(outcome.err).split("\n")
     assert len(lines) == 3, outcome.err
     assert lines[0].startswith("Error: ")
     assert what in lines[0]

@@ -17,7 +17,7 @@ import environments
 import pytest
 import result_files
 from _pytest.mark.structures import ParameterSet
-from command_line import HEADER
+from command_line import without_header
 from conftest import labelled_photographs, photographs
 
 import segdeploy
@@ -158,7 +158,7 @@ def said(code: int, error: str) -> str:
     """
     if code == 0:
         return "yes"
-    lines = re.sub(rf"^{HEADER}", "", error).splitlines()
+    lines = without_header(error).splitlines()
     if len(lines) != 2 or not lines[0].startswith("Error: "):
         return f"{code} {error}"
     return f"{code} {', '.join(EXTRA.findall(lines[1]))}".strip()

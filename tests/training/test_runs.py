@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import without_header
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,7 +102,7 @@ def test_the_command_says_who_owns_the_run(run: Run, labelled: Path, tmp_path: P
         refused = run("train", *SMALL, "--data", labelled, "--out", tmp_path / "out", "--name", "night")
         owner.communicate()
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.splitlines() == [
+    assert without_header(refused.err).splitlines() == [
         f"Error: another process is training night in {tmp_path}/out.",
         "Wait for it, or give this run another --name or --out.",
     ]

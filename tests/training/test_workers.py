@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import without_header
 from conftest import COMMAND, Run, photographs
 from PIL import Image
 
@@ -75,7 +76,7 @@ def test_the_command_ends_in_two_lines(run: Run, labelled: Path, tmp_path: Path)
     (labelled / "images/3.png").write_bytes((labelled / "images/3.png").read_bytes()[:300])
     ended = run(*TRAIN, "--data", labelled, "--out", tmp_path / "out")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err.splitlines() == [
+    assert without_header(ended.err).splitlines() == [
         f"Error: {labelled}/images/3.png cannot be read: image file is truncated.",
         "Replace the file, or save it anew as PNG or JPEG.",
     ]
@@ -91,7 +92,7 @@ def test_too_little_shared_memory_is_two_lines(labelled: Path, tmp_path: Path) -
     command: list[str | Path] = [COMMAND, *TRAIN, "--data", labelled, "--out", tmp_path / "out", "--size", "256x256"]
     ended = subprocess.run([*mounted, *command], capture_output=True, text=True, check=False, timeout=300)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.splitlines() == [
+    assert without_header(ended.stderr).splitlines() == [
         "Error: the processes that read images ran out of shared memory (/dev/shm).",
         "Give --workers 0, or more of it: docker run --shm-size=1g.",
     ]
