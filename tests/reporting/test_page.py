@@ -513,4 +513,4 @@ def test_where_files_come_from_is_said_once_for_those_that_share_it(tmp_path: Pa
     here, there = made.document("unet"), made.document("unet")
     there["machine"] = {**there["machine"], "processor": "Another"}
     lead = told(written(tmp_path, here, here, there))
-    assert re.search(r"0\.json, 1\.json: (?!Another)[^;]+; 2\.json: Another,", lead), lead[:400]
+    assert re.search(r"0\.json, 1\.json: (?!Another)[^;]+; 2\.json: Another \(", lead), lead[:400]
