@@ -138,9 +138,15 @@ def report_progress(timed: Sequence[Rounds]) -> None:
         print(f"{each.subject:50} {each.level:14} {each.batch} {ms:9.1f} ms {each.agreement:.4%}", flush=True)
 
 
+def _opened(graph: Path, precision: str) -> Engine:
+    """The engine that segdeploy chooses; `segdeploy.open` refuses untrained networks, which are timed here."""
+    found = making.find(str(graph), precision, "auto")
+    return engines.open_engine(found.file, runtime=found.runtime, device=found.device)
+
+
 def draw(graph: Path, precision: str, files: Sequence[str]) -> None:
     """Ours, in the protocol of the peers: the product's own path from image file to encoded mask."""
-    with segdeploy.open(str(graph), engine=precision) as engine:
+    with _opened(graph, precision) as engine:
         watched = _Watched(engine)
         task = latency.image_to_mask(watched, [Path(file) for file in files])
         for line in sys.stdin:
@@ -245,7 +251,7 @@ def _form(precision: Precision) -> str | None:
 
 def _subjects(name: str, precision: Precision, spec: Spec, peers: Mapping[str, Path]) -> list[Subject]:
     graph = artifact.read(artifact.graph_path(EXPORTS, name, precision, _form(precision)))
-    with segdeploy.open(str(graph.path), engine=precision) as engine:
+    with _opened(graph.path, precision) as engine:
         runtime = engine.runtime
     found = []
     for each, command in competitors(name, precision, graph.path, peers).items():

@@ -31,7 +31,7 @@ def benched(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = photographs(folder / "photos", *(f"{index}.png" for index in range(4)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        options = ExportOptions(calibrate=photos, min_agreement=0.8)
+        options = ExportOptions(calibrate=photos, min_agreement=0.8, max_drop=100.0)
         segdeploy.export("unet", precision="fp16", options=options)
         segdeploy.export("unet", precision="int8", options=dataclasses.replace(options, forms=["unsigned"]))
     return folder
