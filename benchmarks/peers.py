@@ -48,6 +48,7 @@ from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
 from segdeploy.data.dataset import read_truth
+from segdeploy.engines import Engine
 from segdeploy.graphs.graph import Graph
 from segdeploy.graphs.to_onnx import to_graph
 from segdeploy.proof import accuracy

@@ -64,7 +64,8 @@ def _a_user_without_a_past(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CONFIG", "CACHE"):
             patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
-        patch.delenv("SEGDEPLOY_KEY_FILE", raising=False)
+        for variable in ("SEGDEPLOY_KEY_FILE", "COLUMNS", "LINES"):  # readline sets the last two
+            patch.delenv(variable, raising=False)
         yield
 
 

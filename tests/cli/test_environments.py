@@ -186,6 +186,8 @@ def test_the_tables_have_every_command() -> None:
 VERBS = {  # of the Python API, as they are called where nothing has been exported
     "bench": 'segdeploy.bench("unet")',
     "build": 'segdeploy.build("unet", engine="ort:fp32")',
+    "check_data": 'segdeploy.check_data("data")',
+    "convert_masks": 'segdeploy.convert_masks("data/images", out="masks")',
     "doctor": "segdeploy.doctor()",
     "evaluate": 'segdeploy.evaluate("unet", data="data")',
     "export": 'segdeploy.export("unet")',
@@ -219,5 +221,6 @@ def test_the_verbs_of_python_say_the_same(python_of: PythonOf, without_graph: Pa
     found = answer(python_of("cpu"), CALLS, VERBS, folder)
     torch = "MissingRuntimeError: PyTorch is not installed.\nInstall it: pip install 'segdeploy[train]'"
     jinja2 = "MissingRuntimeError: Jinja2 is not installed.\nInstall it: pip install 'segdeploy[report]'"
-    works = dict.fromkeys(("doctor", "inspect", "list_models"), "yes")
-    assert found == {**dict.fromkeys(VERBS, torch), **works, "report": jinja2}
+    works = dict.fromkeys(("check_data", "doctor", "inspect", "list_models"), "yes")
+    assert found.pop("convert_masks").startswith("InvalidRequestError: ")
+    assert found == {**{verb: torch for verb in VERBS if verb != "convert_masks"}, **works, "report": jinja2}

@@ -20,7 +20,7 @@ def result(outcome: Outcome) -> Any:  # noqa: ANN401 - a JSON document
     assert outcome.code == 0, outcome.err
     assert re.fullmatch(rf"({HEADER})?", outcome.err)
     document = outcome.json()
-    assert document["schema"] in {1, 2, 3}
+    assert document["schema"] in {1, 2, 3, 4}
     return document
 
 
@@ -198,7 +198,7 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
         ),
         (f"inspect {GRAPH}", "kind: graph"),
         ("inspect checkpoints/unet.safetensors", "kind: checkpoint"),
-        ("models", "weights: file checkpoints/unet.safetensors (no mIoU)"),
+        ("models", "weights: file checkpoints/unet.safetensors (mIoU 0.5000)"),
         (BUILD, "engines/unet.trt-rtx.fp32.cc89.plan"),
         ("trust", "No file from elsewhere is trusted."),
         ("doctor", "ov on cpu: usable"),
