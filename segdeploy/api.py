@@ -171,6 +171,7 @@ def parity(
     given = _path(data)
     if given is not None or options.bisect:
         pytorch.import_runtime()  # no kit takes its place there: say so before the work
+    pictures = [] if given is None else workspace.pictures_of(given)
     found = making.find(_text(model), engine, device, progress, options=ExportOptions(data=given, force=force))
     if options.require_engine:
         _require_engine(found)
@@ -182,8 +183,8 @@ def parity(
     if proof is None:
         graph = making.graph_behind(found, _text(model), progress)
         check.require_for(graph, given, force=force, progress=progress)
-        pictures = workspace.proof_images_of(graph) if given is None else workspace.pictures_of(given)
-        proof = proving.judge(graph, found, pictures, options=options, progress=progress)
+        shown = workspace.proof_images_of(graph) if given is None else pictures
+        proof = proving.judge(graph, found, shown, options=options, progress=progress)
     asked = proving.as_asked(proof, options)
     if found.file.kind != "checkpoint":
         proving.keep(found.file, proof, asked=None if asked is proof else asked)

@@ -297,8 +297,8 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     engines.modules()[engines.REFERENCE].import_runtime()  # the proof is no option: say so before the work
     source = weights_for(model, options)
     check.require_for(source.checkpoint, options.data, force=options.force, progress=progress)
-    pictures = _pictures_for(source, options)
     network, spec = checkpoint.load(source.checkpoint.path)
+    pictures = _pictures_for(source, options)
     height, width = options.size or (spec.height, spec.width)
     fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output}
     suffix = "" if options.output == "class_map" else f".{options.output}"
