@@ -1,6 +1,5 @@
 """Every verb with a plan: real plans, signed and checked, on a GPU that is faked and draws what the graph draws."""
 
-import json
 import shutil
 import types
 from collections.abc import Callable
@@ -13,12 +12,19 @@ from conftest import photograph, photographs
 from fake_gpu import FakeCuda, FakeNetwork
 
 import segdeploy
-from segdeploy import ExportOptions, ProofOptions, artifact, proving, signature
+from segdeploy import ExportOptions, ProofOptions, artifact, claims, signature
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.diagnosis import Place
 from segdeploy.engines import BuildOptions, Engine, _cuda, ort
-from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
+from segdeploy.errors import (
+    GateFailedError,
+    InvalidFileError,
+    InvalidRequestError,
+    MissingRuntimeError,
+    SegdeployError,
+)
+from segdeploy.proof import kit
 from segdeploy.timing import runtime_selection
 from segdeploy.timing.latency import Effort
 
@@ -74,7 +80,12 @@ def test_a_plan_is_proven_where_it_is_built() -> None:
     assert (plan.path, signature.facts_of(plan).target.gpu) == (PLAN, "Fake RTX 1")
     assert plan.certificate is not None
     assert plan.certificate.passed
-    assert [(stage.name, stage.agreement) for stage in plan.certificate.stages] == [("graph", 1.0), ("engine", 1.0)]
+    assert [(stage.name, stage.agreement) for stage in plan.certificate.stages] == [
+        ("graph", 1.0),
+        ("engine", 1.0),
+        ("engine, batch 7", 1.0),
+        ("engine, batch 8", 1.0),
+    ]
     assert built() == plan, "the proof is signed with the rest"
 
 
@@ -162,7 +173,7 @@ def test_a_plan_made_for_others_is_refused_by_name(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("gpu")
-def test_without_the_key_a_proof_stands_beside_the_plan(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_key_a_proof_is_kept_among_those_made_here(caplog: pytest.LogCaptureFixture) -> None:
     segdeploy.build("unet", engine=ENGINE)
     signature.trust(artifact.sha256(artifact.manifest_path(PLAN)))
     key = signature.key_path()
@@ -172,8 +183,8 @@ def test_without_the_key_a_proof_stands_beside_the_plan(caplog: pytest.LogCaptur
         before = artifact.manifest_path(PLAN).read_bytes()
         assert segdeploy.parity("unet", engine=ENGINE).passed
         assert artifact.manifest_path(PLAN).read_bytes() == before
-        assert json.loads(PLAN.with_name(f"{PLAN.name}.parity.json").read_text())["passed"]
-        assert "the proof stands in" in caplog.text
+        assert len(list(claims.counting(built()))) == 2, "the builder's and the one of this machine"
+        assert "the proof is kept here alone" in caplog.text
     finally:
         key.write_bytes(kept)
 
@@ -191,16 +202,23 @@ def test_a_proof_needs_the_graph_that_the_plan_was_built_from() -> None:
 def test_what_a_proof_needs_and_is_not_there_is_said_in_its_place(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan is built all the same: the machine with the GPU is not always the one that trained."""
+    """The machine with the GPU is not always the one that trained: a proof kit is enough, once it is trusted."""
+
+    def absent() -> None:
+        raise MissingRuntimeError("PyTorch is not installed.", "Install it.")
+
     if missing == "weights":
         shutil.rmtree("checkpoints")
     else:
-        find_spec = proving.importlib.util.find_spec  # type: ignore[attr-defined] # patched where it is used
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else find_spec(name))
+        monkeypatch.setattr("segdeploy.with_torch.torch_reference", absent)
+    with pytest.raises(SegdeployError, match="PyTorch is not installed|there is no checkpoint"):
+        segdeploy.build("unet", engine=ENGINE)
+    assert not PLAN.exists()
+    signature.trust(artifact.sha256(kit.path_of(Path("export/unet.fp32.onnx"))))
     plan = segdeploy.build("unet", engine=ENGINE)
-    graph = artifact.read(Path("export/unet.fp32.onnx"))
-    assert (plan.certificate is None) == (graph.certificate is None)
-    assert built().sha256 == plan.sha256
+    assert plan.certificate is not None
+    assert (plan.certificate.proves, plan.certificate.reference) == (True, "proof kit")
+    assert built() == plan
 
 
 def test_engines_that_compile_nothing_give_what_they_open(workspace: Path) -> None:
