@@ -211,7 +211,7 @@ def test_what_a_proof_needs_and_is_not_there_is_said_in_its_place(
         shutil.rmtree("checkpoints")
     else:
         monkeypatch.setattr("segdeploy.with_torch.torch_reference", absent)
-    with pytest.raises(SegdeployError, match="PyTorch is not installed|there is no checkpoint"):
+    with pytest.raises(SegdeployError, match=r"PyTorch is not installed|there is no checkpoint"):
         segdeploy.build("unet", engine=ENGINE)
     assert not PLAN.exists()
     signature.trust(artifact.sha256(kit.path_of(Path("export/unet.fp32.onnx"))))
