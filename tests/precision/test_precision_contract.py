@@ -10,7 +10,7 @@ import pytest
 from conftest import known, photograph
 
 import segdeploy
-from segdeploy import artifact, engines, precision, workspace
+from segdeploy import artifact, engines, precision
 from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
 from segdeploy.making import ExportOptions
 from segdeploy.precision import PrecisionModule, Range
@@ -101,7 +101,3 @@ def test_the_command_exports_it_and_keeps_its_certificate(
         assert graph.certificate.passed
         assert graph.low_precision is not None
         assert graph.low_precision.asked[name] > 0
-
-
-def packaged() -> list[Path]:
-    return workspace.packaged_images()
