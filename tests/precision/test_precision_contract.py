@@ -89,9 +89,8 @@ def test_its_own_arithmetic_draws_nearly_the_same_masks(name: str, form: str | N
 def test_the_command_exports_it_and_keeps_its_certificate(
     name: str, workspace: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        search, "LEAST_LOW_SHARE", 0.25
-    )  # fp8 leaves layers of few channels alone: most of this network
+    # fp8 leaves layers of few channels alone: most of this network.
+    monkeypatch.setattr(search, "LEAST_LOW_SHARE", 0.25)
     options = ExportOptions(calibrate=photos, min_agreement=0.8)
     graphs = segdeploy.export("unet", precision=name, options=options)
     assert [graph.form for graph in graphs] == list(precision.module(name).FORMS or (None,))
