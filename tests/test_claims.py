@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
-from conftest import known
+from conftest import Run, known
+from onnx import numpy_helper
 
 import segdeploy
 from segdeploy import admission, artifact, claims, engines, proving, signature, workspace
 from segdeploy.certificate import Certificate, Stage
 from segdeploy.engines import Arithmetic, EngineFile
 from segdeploy.errors import GateFailedError, InvalidFileError
+from segdeploy.making import ExportOptions
+from segdeploy.proof import kit
 from segdeploy.spec import Precision
 
 GRAPH = Path("export/unet.fp32.onnx")
@@ -206,3 +210,34 @@ def test_stages_of_several_images_at_once_are_named_for_their_batch() -> None:
     stages = known(artifact.read(GRAPH).certificate).stages
     assert [(stage.name, stage.batch) for stage in stages] == [("graph", 1), ("engine", 1), ("engine, batch 3", 3)]
     assert isinstance(stages[0], Stage)
+
+
+def test_images_that_may_not_leave_stay_out_of_any_file() -> None:
+    """And the kit of an earlier export does not stay either."""
+    assert kit.path_of(GRAPH).is_file()
+    segdeploy.export("unet", options=ExportOptions(proof_kit=False))
+    assert not kit.path_of(GRAPH).exists()
+    assert covered() is not None
+
+
+def test_parity_proves_every_file_of_the_folders_a_line_each(run: Run) -> None:
+    """Exit code 4 where one of them draws other masks; the others are proven all the same."""
+    segdeploy.export("unet", options=ExportOptions(output="logits"))
+    shutil.rmtree(signature.proofs_folder(), ignore_errors=True)
+    proven = run("parity", "--all")
+    assert (proven.code, proven.out.splitlines()) == (
+        0,
+        [f"export/unet.fp32{kind}.onnx: proven: unet on 4 images, to the engine" for kind in (".logits", "")],
+    )
+    model = onnx.load(GRAPH)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("weight"):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, GRAPH)
+    artifact.write_manifest(dataclasses.replace(artifact.read_manifest(GRAPH), sha256=artifact.sha256(GRAPH)))
+    refused = run("parity", "--all")
+    lines = refused.out.splitlines()
+    assert refused.code == 4
+    assert lines[0] == "export/unet.fp32.logits.onnx: proven: unet on 4 images, to the engine"
+    assert lines[1].startswith("export/unet.fp32.onnx: NOT the same from graph on")
+    assert run("parity", "--all", "--model", "unet").code == 2
