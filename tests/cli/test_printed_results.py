@@ -40,7 +40,7 @@ def sensitivity_fields(report: dict[str, Any]) -> None:
 
 def parity_fields(report: dict[str, Any]) -> None:
     assert report["passed"] is True
-    assert (report["schema"], report["departure"]) == (3, None)
+    assert (report["schema"], report["departure"]) == (4, None)
     assert report["limits"] == {
         "min_agreement": 0.9999,
         "max_near_ties": 0.01,
