@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from segdeploy import artifact, claims, engines, precision, proving, with_torch, workspace
+from segdeploy import claims, engines, precision, proving, with_torch, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data.dataset import Picture
@@ -108,7 +108,7 @@ def _unproven(opened: EngineFile, engine: Engine, reason: str) -> InvalidFileErr
         f"{file.path} is not proven in {opened.runtime} on this machine's {engine.device}, and cannot be now: {reason}"
     )
     prove = f"segdeploy parity --model {file.path} --engine {opened.runtime}:{file.precision} --data DIR"
-    sha256 = artifact.sha256(artifact.manifest_path(file.path))
+    sha256 = claims.unadmitted(file, workspace.graph_behind_plan(file))
     return InvalidFileError(what, f"Prove it: {prove}. Or, if you know where it is from: segdeploy trust {sha256}")
 
 

@@ -81,20 +81,27 @@ def keep_here(opened: EngineFile, device: str, found: Certificate) -> None:
 
 def kit_of(file: Artifact, graph: Path | None = None) -> kit.Kit | None:
     """The proof kit beside a file, or beside the graph it was built from; None where there is none that counts."""
-    for path in dict.fromkeys(kit.path_of(each) for each in (file.path, graph) if each is not None):
-        if not path.is_file():
-            continue
-        content = artifact.bounded(path, kit.MOST_BYTES)
+    for path, content in _kits(file, graph):
         if not signature.is_admitted(path, content):
-            log.warning(
-                "%s does not count here: it is signed with another key. If you know where it is from: %s",
-                path,
-                f"segdeploy trust {artifact.sha256(path)}",
-            )
             continue
         found = kit.from_bytes(content, path)
-        weights = file.origin.weights
-        if found.spec == file.spec and (weights is None or weights.sha256 == found.header.weights_sha256):
+        weights, about = file.origin.weights, found.header
+        is_same = found.spec == file.spec and about.precision == file.precision
+        if is_same and (weights is None or weights.sha256 == about.weights_sha256):
             return found
         log.warning("%s is of another network than %s.", path, file.path)
     return None
+
+
+def unadmitted(file: Artifact, graph: Path | None = None) -> str:
+    """The sha256 that `trust` would have to admit: of the proof kit where one is there, else of the manifest."""
+    for path, content in _kits(file, graph):
+        if not signature.is_admitted(path, content):
+            return artifact.sha256(path)
+    return artifact.sha256(artifact.manifest_path(file.path))
+
+
+def _kits(file: Artifact, graph: Path | None) -> Iterator[tuple[Path, bytes]]:
+    for path in dict.fromkeys(kit.path_of(each) for each in (file.path, graph) if each is not None):
+        if path.is_file():
+            yield path, artifact.bounded(path, kit.MOST_BYTES)

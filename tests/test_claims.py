@@ -241,3 +241,13 @@ def test_parity_proves_every_file_of_the_folders_a_line_each(run: Run) -> None:
     assert lines[0] == "export/unet.fp32.logits.onnx: proven: unet on 4 images, to the engine"
     assert lines[1].startswith("export/unet.fp32.onnx: NOT the same from graph on")
     assert run("parity", "--all", "--model", "unet").code == 2
+
+
+def test_a_kit_of_looser_limits_proves_no_graph_of_float32() -> None:
+    """Both are signed here: what a precision may lose says its kit, under whatever name it lies."""
+    content = kit.path_of(GRAPH).read_bytes()
+    assert claims.kit_of(artifact.read(GRAPH)) is not None
+    as_half = dataclasses.replace(artifact.read(GRAPH), precision=Precision.FP16)
+    assert claims.kit_of(as_half) is None
+    signature.publish_file(kit.path_of(GRAPH), content)
+    assert claims.kit_of(artifact.read(GRAPH)) is not None
