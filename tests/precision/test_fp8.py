@@ -176,7 +176,7 @@ def test_a_packaged_network_is_inside_the_budget_and_builds_for_a_gpu_that_has_f
     (graph,) = segdeploy.export(name, precision="fp8")
     assert graph.certificate is not None
     assert graph.certificate.passed
-    _, written, engine = graph.certificate.stages
+    _, written, engine, _ = graph.certificate.stages
     assert written.agreement is not None
     assert engine.agreement == pytest.approx(written.agreement, abs=1e-3), "ONNX Runtime runs another network"
     assert graph.low_precision is not None
