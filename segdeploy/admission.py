@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from segdeploy import claims, engines, precision, proving, with_torch, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
-from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile
 from segdeploy.errors import GateFailedError, InvalidFileError, SegdeployError
 from segdeploy.progress import Progress, silent
@@ -44,7 +43,7 @@ def _proven_now(opened: EngineFile, engine: Engine, progress: Progress) -> Certi
     try:
         if (found_kit := claims.kit_of(file, workspace.graph_behind_plan(file))) is not None:
             return proving.by_kit(file, found_kit, engine, progress=progress)
-        graph = with_own_limits(file if file.kind == "graph" else workspace.graph_of_plan(file))
+        graph = with_own_limits(workspace.graph_behind(file))
         with_limits = dataclasses.replace(opened, file=graph if file.kind == "graph" else file)
         pictures = workspace.proof_images_of(graph)
         return proving.judge(graph, with_limits, pictures, progress=_no_longer_than(FIRST_USE_S, progress))
@@ -68,7 +67,7 @@ def reference_is_here(file: Artifact) -> bool:
     """Whether PyTorch and the checkpoint that a file was made from are here."""
     try:
         with_torch.torch_reference()
-        workspace.checkpoint_of(file if file.kind == "graph" else workspace.graph_of_plan(file))
+        workspace.checkpoint_of(workspace.graph_behind(file))
     except SegdeployError:
         return False
     return True
@@ -112,11 +111,11 @@ def _unproven(opened: EngineFile, engine: Engine, reason: str) -> InvalidFileErr
     return InvalidFileError(what, f"Prove it: {prove}. Or, if you know where it is from: segdeploy trust {sha256}")
 
 
-def proof_of_graph(graph: Artifact, pictures: Sequence[Picture] | None = None, *, progress: Progress) -> Artifact:
+def proof_of_graph(graph: Artifact, *, progress: Progress) -> Artifact:
     """A graph with a proof that counts here, made where there is none: what else is made from it stands on that.
 
-    `pictures`: what to prove it on; None takes its kit, or the images that it has. Raise GateFailedError where it
-    draws other masks, InvalidRequestError where there are no images.
+    It is proven by its kit, or on the images that it has. Raise GateFailedError where it draws other masks,
+    InvalidRequestError where there are no images.
     """
     if graph.has_random_weights:
         return graph
@@ -125,7 +124,7 @@ def proof_of_graph(graph: Artifact, pictures: Sequence[Picture] | None = None, *
     if known is not None:
         return dataclasses.replace(graph, certificate=known)
     opened = EngineFile(graph, engines.REFERENCE, graph.precision, "cpu")
-    found_kit = claims.kit_of(graph) if pictures is None else None
+    found_kit = claims.kit_of(graph)
     if found_kit is not None:
         with contextlib.ExitStack() as stack:
             engine = None
@@ -134,7 +133,7 @@ def proof_of_graph(graph: Artifact, pictures: Sequence[Picture] | None = None, *
             found = proving.by_kit(graph, found_kit, engine, progress=progress)
     else:
         graph = with_own_limits(graph)
-        shown = workspace.proof_images_of(graph) if pictures is None else pictures
+        shown = workspace.proof_images_of(graph)
         found = proving.judge(graph, dataclasses.replace(opened, file=graph), shown, progress=progress)
     proven = proving.keep(graph, found)
     proving.require_passed(found, proven)

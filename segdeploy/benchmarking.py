@@ -333,15 +333,11 @@ def _proven_now(
         return proving.judged(found, pictures, options=asked, progress=progress)
     proof = admission.without_pytorch(found, options=asked, progress=progress)
     if proof is None:
-        shown = workspace.proof_images_of(_graph_of(found.file))
+        shown = workspace.proof_images_of(workspace.graph_behind(found.file))
         proof = proving.judged(found, shown, options=asked, progress=progress)
     if proof.gated:
         claims.keep_here(found, engine.device, proof)
     return proof
-
-
-def _graph_of(file: Artifact) -> Artifact:
-    return file if file.kind == "graph" else workspace.graph_of_plan(file)
 
 
 def _some(pictures: Sequence[Picture]) -> Sequence[Picture]:

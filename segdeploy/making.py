@@ -112,11 +112,9 @@ def file_for(
 
 def graph_behind(opened: EngineFile, model: str | None, progress: Progress) -> Artifact:
     """The graph that an engine's certificate is about: the one it opens, was built from, or is the reference of."""
-    if opened.file.kind == "graph":
-        return opened.file
     if opened.file.kind == "checkpoint":
         return graph_for(model, progress=progress)
-    return workspace.graph_of_plan(opened.file)
+    return workspace.graph_behind(opened.file)
 
 
 def _form(runtime: str, wanted: Precision) -> str | None:

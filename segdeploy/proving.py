@@ -81,7 +81,7 @@ def judged(
     opened: EngineFile, pictures: Sequence[Picture], *, options: ProofOptions = DEFAULT, progress: Progress = silent
 ) -> Certificate:
     """The certificate of a graph or a plan in its runtime; it is written nowhere."""
-    graph = opened.file if opened.file.kind == "graph" else workspace.graph_of_plan(opened.file)
+    graph = workspace.graph_behind(opened.file)
     some = pictures[: workspace.RANDOM_PROOF_IMAGES] if graph.has_random_weights else pictures
     return judge(graph, opened, some, options=options, progress=progress)
 

@@ -169,6 +169,11 @@ def files_to_prove() -> list[tuple[Path, str]]:
 # Plans
 
 
+def graph_behind(file: Artifact) -> Artifact:
+    """A graph itself, or the graph that a plan was built from, once it is still the same file."""
+    return file if file.kind == "graph" else graph_of_plan(file)
+
+
 def graph_of_plan(plan: Artifact) -> Artifact:
     """The graph that a plan was built from, once it is still the same file."""
     facts, source = signature.facts_of(plan), plan.origin.graph
