@@ -146,11 +146,11 @@ def _asked(model: str | None, options: BenchOptions, progress: Progress) -> tupl
     """What will be timed, each once; with `require_faster`, the fp32 of each runtime comes first."""
     if options.every:
         return _every(model, options, progress)
-    data = options.data
-    found = [_found(model, engines.parse(name), options.device, progress, data=data) for name in options.engines]
+    found = [_found(model, engines.parse(name), options.device, progress, options=options) for name in options.engines]
     if options.require_faster:
         fp32 = [
-            _found(model, EngineName(each.runtime, Precision.FP32), each.device, progress, data=data) for each in found
+            _found(model, EngineName(each.runtime, Precision.FP32), each.device, progress, options=options)
+            for each in found
         ]
         found = [*fp32, *found]
     return _distinct(found), []
@@ -169,7 +169,7 @@ def _every(model: str | None, options: BenchOptions, progress: Progress) -> tupl
     found, obstacles = [], dict[EngineName, SegdeployError]()
     for name, where in [(EngineName("torch", Precision.FP32), device), *named]:
         try:
-            found.append(_found(model, name, where, progress, data=options.data))
+            found.append(_found(model, name, where, progress, options=options))
         except SegdeployError as error:
             obstacles[name] = error
     if not found:
@@ -197,14 +197,16 @@ def _distinct(found: Sequence[EngineFile]) -> list[EngineFile]:
 
 @extras.named_where_missing()
 def _found(
-    model: str | None, name: EngineName, device: str, progress: Progress, *, data: Path | None = None
+    model: str | None, name: EngineName, device: str, progress: Progress, *, options: BenchOptions
 ) -> EngineFile:
     """The file of an engine; for fp32, where `model` is a graph of low precision, the graph that it was made from."""
     if model is not None and model.endswith(".onnx") and name.precision is Precision.FP32 and name.runtime != "torch":
         named = artifact.read(Path(model))
         if named.precision is not Precision.FP32:
             model = str(workspace.fp32_graph_of(named).path)
-    return making.find(model, str(name), device, progress, options=ExportOptions(data=data))
+    return making.find(
+        model, str(name), device, progress, options=ExportOptions(data=options.data, force=options.force)
+    )
 
 
 # What is known of it
