@@ -211,6 +211,7 @@ def test_what_a_proof_needs_and_is_not_there_is_said_in_its_place(
         shutil.rmtree("checkpoints")
     else:
         monkeypatch.setattr("segdeploy.with_torch.torch_reference", absent)
+        proving._kept_reference.cache_clear()  # noqa: SLF001 - what the export of the fixture drew
     with pytest.raises(SegdeployError, match=r"PyTorch is not installed|there is no checkpoint"):
         segdeploy.build("unet", engine=ENGINE)
     assert not PLAN.exists()
