@@ -12,7 +12,7 @@ from conftest import photograph, photographs
 from fake_gpu import FakeCuda, FakeNetwork
 
 import segdeploy
-from segdeploy import ExportOptions, ProofOptions, artifact, claims, signature
+from segdeploy import ExportOptions, ProofOptions, artifact, claims, proving, signature
 from segdeploy.artifact import Artifact
 from segdeploy.benchmarking import BenchOptions
 from segdeploy.diagnosis import Place
