@@ -48,7 +48,7 @@ def parity_fields(report: dict[str, Any]) -> None:
         "max_unexplained": 0.0,
         "max_drop": 0.05,
     }
-    assert [stage["name"] for stage in report["stages"]] == ["graph", "engine"]
+    assert [stage["name"] for stage in report["stages"]] == ["graph", "engine", "engine, batch 3"]
     for stage in report["stages"]:
         assert 0.9999 <= stage["agreement"] <= 1
         assert 0 <= stage["near_ties"] < 0.001

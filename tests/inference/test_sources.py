@@ -1,6 +1,7 @@
 """Which images are found, and where what is made of them goes: none twice, none lost, none written over."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,7 @@ def test_a_list_never_writes_outside_out(workspace: Path, *, absolute: bool) -> 
     [(".", ["photos/a.jpg", "photos/b.png"]), ("**/*", ["photos/a.jpg", "photos/b.png"]), ("*/*.png", ["b.png"])],
 )
 def test_the_masks_of_a_first_run_are_no_images_of_the_second(workspace: Path, named: str, taken: list[str]) -> None:
+    shutil.rmtree(workspace / "validation")  # images, too
     photographs(workspace / "photos", "a.jpg", "b.png")
     first = segment(".", write=WITH_OVERLAYS)
     written = below("masks") + below("masks-overlays")
@@ -152,6 +154,7 @@ def test_the_masks_of_a_first_run_are_no_images_of_the_second(workspace: Path, n
 
 def test_masks_behind_a_link_are_no_images_either(workspace: Path) -> None:
     """The overlays lie beside the link."""
+    shutil.rmtree(workspace / "validation")  # images, too
     photographs(workspace / "photos", "a.jpg")
     (workspace / "real").mkdir()
     (workspace / "masks").symlink_to("real")
