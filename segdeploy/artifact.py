@@ -18,7 +18,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRunti
 from segdeploy.low_precision import LowPrecision
 from segdeploy.names import below
 from segdeploy.origin import Origin
-from segdeploy.spec import SPEC_KEY, Precision, Spec
+from segdeploy.spec import SPEC_KEY, WEIGHTS_KEY, Precision, Spec
 from segdeploy.target import PlanFacts, Target
 
 SCHEMA: Final = 3
@@ -188,12 +188,22 @@ def read(path: Path) -> Artifact:
         )
     if artifact.kind == "graph":
         external_data.require_contained(path)
-        if external_data.metadata(path).get(SPEC_KEY) != artifact.spec.to_json():
-            raise InvalidFileError(
-                f"{path} carries another Spec than its manifest.",
-                f"Export it again: segdeploy export --model {artifact.spec.model}",
-            )
+        _require_same_network(artifact)
     return artifact
+
+
+def _require_same_network(graph: Artifact) -> None:
+    """What a graph says of itself is what its manifest says; graphs of segdeploy 0.1 do not name their weights."""
+    said, weights = external_data.metadata(graph.path), graph.origin.weights
+    differs = {
+        "another Spec": said.get(SPEC_KEY) != graph.spec.to_json(),
+        "other weights": WEIGHTS_KEY in said and (weights is None or said[WEIGHTS_KEY] != weights.sha256),
+    }
+    for what in (what for what, is_so in differs.items() if is_so):
+        raise InvalidFileError(
+            f"{graph.path} carries {what} than its manifest.",
+            f"Export it again: segdeploy export --model {graph.spec.model}",
+        )
 
 
 def sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ from segdeploy.errors import InvalidRequestError
 from segdeploy.names import require_name, shown
 
 SPEC_KEY = "segdeploy.spec"  # where a graph carries its Spec
+WEIGHTS_KEY = "segdeploy.weights_sha256"  # and of which checkpoint it is
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 _CHANNELS = 3

@@ -108,6 +108,19 @@ def take_a_folder_as_manifest() -> None:
     MANIFEST.mkdir()
 
 
+def take_other_weights() -> None:
+    origin = json.loads(MANIFEST.read_text())["origin"]
+    change_the_manifest(origin={**origin, "weights": {**origin["weights"], "sha256": "0" * 64}})
+
+
+def take_no_weights() -> None:
+    change_the_manifest(origin={**json.loads(MANIFEST.read_text())["origin"], "weights": None})
+
+
+def take_other_class_names() -> None:
+    change_the_manifest(spec={**json.loads(MANIFEST.read_text())["spec"], "classes": ["thing", "ground"]})
+
+
 @pytest.mark.parametrize(
     "damage,code,reason",
     [
@@ -116,6 +129,9 @@ def take_a_folder_as_manifest() -> None:
         (change_the_sum, 3, "is not the file its manifest describes"),
         (MANIFEST.unlink, 3, "has no manifest (unet.fp32.onnx.json) beside it"),
         (take_a_folder_as_manifest, 3, f"cannot read {MANIFEST}: it is no regular file"),
+        (take_other_weights, 3, f"{GRAPH} carries other weights than its manifest"),
+        (take_no_weights, 3, f"{GRAPH} carries other weights than its manifest"),
+        (take_other_class_names, 3, f"{GRAPH} carries another Spec than its manifest"),
         (take_a_folder, 2, f"there is no file {GRAPH}"),
         (GRAPH.unlink, 2, f"there is no file {GRAPH}"),
         (lambda: change_the_manifest(certificate=[]), 3, f"{MANIFEST}: certificate: expected object | null, got array"),

@@ -13,7 +13,7 @@ import numpy as np
 from segdeploy import artifact, extras, models
 from segdeploy._version import __version__
 from segdeploy.origin import Origin, WeightsOrigin
-from segdeploy.spec import SPEC_KEY, Precision, Spec
+from segdeploy.spec import SPEC_KEY, WEIGHTS_KEY, Precision, Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +31,7 @@ def to_onnx(network: "Network", spec: Spec, path: Path, *, weights: WeightsOrigi
     """
     network.check_size(spec.height, spec.width)
     graph = to_graph(network, spec)
+    graph.metadata_props.add(key=WEIGHTS_KEY, value=weights.sha256)
     with artifact.replacing(path) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
     made = artifact.Artifact(

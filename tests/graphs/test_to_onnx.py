@@ -15,7 +15,7 @@ from segdeploy.blocks import Network
 from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs import to_onnx as export
 from segdeploy.origin import WeightsOrigin
-from segdeploy.spec import SPEC_KEY, Spec
+from segdeploy.spec import SPEC_KEY, WEIGHTS_KEY, Spec
 
 SIZE = (48, 60)
 CLASSES = tuple(f"class_{index}" for index in range(5))
@@ -93,6 +93,7 @@ def test_carries_its_spec_and_names_its_nodes_for_the_modules(exported: Any) -> 
     model = onnx.load(graph.path)
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert Spec.from_json(properties[SPEC_KEY]) == graph.spec
+    assert properties[WEIGHTS_KEY] == WEIGHTS.sha256
     names = [node.name for node in model.graph.node]
     assert len(names) == len(set(names))
     modules = dict(network.named_modules())
