@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,11 +29,15 @@ from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import MissingRuntimeError
+from segdeploy.graphs import to_onnx
 from segdeploy.making import ExportOptions
 from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.proof import executed
 from segdeploy.spec import Precision, Spec
 from segdeploy.timing import latency
+
+if TYPE_CHECKING:
+    from segdeploy.blocks import Network
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
 COMMAND = Path(sys.executable).with_name("segdeploy")
@@ -66,6 +74,27 @@ def _a_user_without_a_past(tmp_path_factory: pytest.TempPathFactory) -> Iterator
             patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
         for variable in ("SEGDEPLOY_KEY_FILE", "COLUMNS", "LINES"):  # readline sets the last two
             patch.delenv(variable, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_graph_is_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """PyTorch's exporter takes seconds, and the same network gives the same bytes (tests/graphs/test_to_onnx.py)."""
+    honest, kept = to_onnx.to_graph, tmp_path_factory.getbasetemp().parent / "exported graphs"
+
+    @functools.wraps(honest)
+    def to_graph(network: "Network", spec: Spec) -> onnx.ModelProto:
+        try:
+            key = hashlib.sha256(pickle.dumps((network, spec))).hexdigest()
+        except (pickle.PicklingError, AttributeError):  # a class inside a test
+            return honest(network, spec)
+        path = kept / f"{key}.onnx"
+        if not path.is_file():
+            artifact.write_atomically(path, honest(network, spec).SerializeToString())
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "to_graph", to_graph)
         yield
 
 
