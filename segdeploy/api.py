@@ -90,23 +90,25 @@ def train(
 ) -> Path:
     """Train a network on a labelled folder, once it was checked; give the path of the best checkpoint.
 
-    `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name`
-    begins the names of the run's files in `out`; None is the model's. `force` lets warnings of the check pass;
-    `checking` is its progress, `progress` that of the training. Raise InvalidRequestError where another process trains
-    under that name in `out`.
+    `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name` is
+    what the network is called from then on, and begins the names of the run's files in `out`; None is the model's.
+    `force` lets warnings of the check pass; `checking` is its progress, `progress` that of the training. Raise
+    InvalidRequestError where another process trains under that name in `out`.
     """
     from segdeploy.training import loop
     from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
     models.require(model)
+    name = loop.require_run_name(name or model, model)
     labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
     check.require(Path(data), ignore_index=ignore_index, force=force, progress=checking)
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
-    spec = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
+    about = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
+    spec = dataclasses.replace(about, name=name)
     options = options or TrainOptions(Augmentation(crop=size))
     shown = progress or SilentTraining()
-    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, name=name)
+    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown)
 
 
 @extras.named_where_missing()
@@ -231,11 +233,11 @@ def evaluate(
     check.require_for(found.file, Path(data), force=force, progress=progress)
     with (
         _opened(found, options, progress) as opened,
-        progress(f"Evaluating {found.file.spec.model}", len(pictures)) as done,
+        progress(f"Evaluating {found.file.spec.name}", len(pictures)) as done,
     ):
         scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
     return accuracy.Evaluation(
-        model=found.file.spec.model,
+        model=found.file.spec.name,
         runtime=found.runtime,
         device=opened.device,
         precision=found.precision,
@@ -284,7 +286,7 @@ def infer(
     ):
         summary = folder.run(opened, found_sources, Path(out), outputs=kinds, names=names, done=done)
     used = EngineUsed(
-        model=found.file.spec.model,
+        model=found.file.spec.name,
         runtime=found.runtime,
         device=opened.device,
         precision=found.precision,

@@ -99,14 +99,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def graph_path(folder: Path, model: str, precision: Precision, form: str | None = None) -> Path:
+def graph_path(folder: Path, name: str, precision: Precision, form: str | None = None) -> Path:
     """`export/unet.fp16.onnx`, `export/unet.int8-unsigned.onnx`."""
-    return below(folder, f"{model}.{precision if form is None else f'{precision}-{form}'}.onnx")
+    return below(folder, f"{name}.{precision if form is None else f'{precision}-{form}'}.onnx")
 
 
-def plan_path(folder: Path, model: str, runtime: str, precision: Precision, target: Target) -> Path:
+def plan_path(folder: Path, name: str, runtime: str, precision: Precision, target: Target) -> Path:
     """`engines/unet.trt.fp16.cc89.plan`."""
-    return below(folder, f"{model}.{runtime}.{precision}.{target.suffix}.plan")
+    return below(folder, f"{name}.{runtime}.{precision}.{target.suffix}.plan")
 
 
 def manifest_path(path: Path) -> Path:
@@ -116,8 +116,8 @@ def manifest_path(path: Path) -> Path:
 def manifest(artifact: Artifact) -> bytes:
     """What stands in the manifest of an artifact."""
     fields = {field.name: getattr(artifact, field.name) for field in dataclasses.fields(Artifact)}
-    spec = typed_json.to_builtins(artifact.spec)
-    return typed_json.to_text(_Manifest(**{**fields, "path": artifact.path.name, "spec": spec}), sort_keys=True)
+    named = {"path": artifact.path.name, "spec": artifact.spec.to_dict()}
+    return typed_json.to_text(_Manifest(**{**fields, **named}), sort_keys=True)
 
 
 def write_manifest(artifact: Artifact) -> None:
@@ -184,7 +184,7 @@ def read(path: Path) -> Artifact:
     if found != artifact.sha256:
         raise InvalidFileError(
             f"{path} is not the file its manifest describes (sha256 {found[:12]}, manifest {artifact.sha256[:12]}).",
-            f"Make it again: segdeploy export --model {artifact.spec.model}",
+            f"Make it again: segdeploy export --model {artifact.spec.name}",
         )
     if artifact.kind == "graph":
         external_data.require_contained(path)
@@ -202,7 +202,7 @@ def _require_same_network(graph: Artifact) -> None:
     for what in (what for what, is_so in differs.items() if is_so):
         raise InvalidFileError(
             f"{graph.path} carries {what} than its manifest.",
-            f"Export it again: segdeploy export --model {graph.spec.model}",
+            f"Export it again: segdeploy export --model {graph.spec.name}",
         )
 
 

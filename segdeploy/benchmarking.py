@@ -237,7 +237,7 @@ def _contestant(
 def _described(found: EngineFile, engine: Engine, *, options: BenchOptions, progress: Progress) -> Subject:
     """The file, the precision that it is executed in, and the memory that it takes."""
     file, spec, device = found.file, found.file.spec, engine.device
-    name = f"{spec.model} {found.name} {device}"
+    name = f"{spec.name} {found.name} {device}"
     batch = max(options.batches)
     with progress(f"Looking at {name}", 1) as done:
         computed = executed.executed(file, runtime=found.runtime, device=device)
@@ -245,7 +245,7 @@ def _described(found: EngineFile, engine: Engine, *, options: BenchOptions, prog
         done()
     return Subject(
         id=name,
-        model=spec.model,
+        model=spec.name,
         engine=str(found.name),
         runtime=found.runtime,
         precision=found.precision,

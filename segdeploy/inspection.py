@@ -1,16 +1,17 @@
 """What a file promises, and which networks and weights there are."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segdeploy import artifact, claims, models, signature
+from segdeploy import artifact, claims, models, signature, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import WeightsKind
 from segdeploy.checkpoints import checkpoint
-from segdeploy.errors import SegdeployError
-from segdeploy.workspace import CHECKPOINTS, PACKAGED
+from segdeploy.errors import InvalidFileError, SegdeployError
+from segdeploy.workspace import PACKAGED
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +85,23 @@ def list_models() -> list[ModelDescription]:
 
 
 def _weights_at_hand(name: str) -> list[WeightsAtHand]:
-    places: dict[WeightsKind, Path] = {"file": CHECKPOINTS, "packaged": PACKAGED}
-    found = {kind: place / f"{name}.safetensors" for kind, place in places.items()}
-    return [
-        WeightsAtHand(kind=kind, path=path, val_miou=_score(checkpoint.read(path)))
-        for kind, path in found.items()
-        if path.is_file()
-    ]
+    """Of a network: what has its name, then what is called otherwise."""
+    own: tuple[WeightsKind, Path] = ("file", workspace.checkpoint_path(name))
+    found = [own, ("packaged", PACKAGED / f"{name}.safetensors")]
+    at_hand = [_at_hand(kind, checkpoint.read(path)) for kind, path in found if path.is_file()]
+    return [*at_hand, *(_at_hand("file", each) for each in _called_otherwise() if each.spec.model == name)]
+
+
+def _called_otherwise() -> Iterator[Artifact]:
+    """The checkpoints that are not called after their network; files that are none of ours may lie between them."""
+    for path in workspace.named_checkpoints():
+        if path.stem not in models.names():
+            with contextlib.suppress(InvalidFileError):
+                yield checkpoint.read(path)
+
+
+def _at_hand(kind: WeightsKind, found: Artifact) -> WeightsAtHand:
+    return WeightsAtHand(kind=kind, path=found.path, val_miou=_score(found))
 
 
 def _score(found: Artifact) -> float | None:

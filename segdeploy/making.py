@@ -12,7 +12,6 @@ from segdeploy import (
     certificate,
     claims,
     engines,
-    models,
     proving,
     random_weights,
     signature,
@@ -298,7 +297,7 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     network, spec = checkpoint.load(source.checkpoint.path)
     pictures = _pictures_for(source, options)
     height, width = options.size or (spec.height, spec.width)
-    fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output}
+    fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output, "name": model}
     suffix = "" if options.output == "class_map" else f".{options.output}"
     with progress(f"Exporting {model}", 1) as done:
         path = below(EXPORTS, f"{model}.fp32{suffix}.onnx")
@@ -421,7 +420,7 @@ def sensitivity(
     search = quantizer.search(recipe)
     ranking = quantizer.ranking(recipe, search)
     return SensitivityReport(
-        model=fp32.spec.model,
+        model=fp32.spec.name,
         precision=precision,
         form=recipe.form,
         images=len(quantizer.parts.rank),
@@ -438,7 +437,6 @@ def sensitivity(
 
 def weights_for(model: str, options: ExportOptions) -> Weights:
     """The checkpoint that the options name: a file, an untrained network, or what is here."""
-    models.require(model)
     if options.weights == "random":
         path = random_weights.checkpoint_of(model, options.variant, options.size or random_weights.SIZE)
         return Weights("random", checkpoint.read(path))

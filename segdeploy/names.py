@@ -9,6 +9,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError
 LONGEST = 100  # bytes; with a suffix and `.json` it is still far from the 255 of a file's name
 SHOWN = 60  # characters of a refused name
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_NEW = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows, whatever suffix follows
 
 
@@ -21,6 +22,20 @@ def require_name(text: str, what: str) -> str:
         raise InvalidRequestError(
             f"{what} is named {shown(text)}, which is no plain name.",
             f"Give 1 to {LONGEST} letters, digits, _ - and . (not in front, not two in a row), no device of Windows.",
+        )
+    return text
+
+
+def require_new_name(text: str, what: str) -> str:
+    """The name that a user gives to a network, once files can begin with it. Raise InvalidRequestError, naming `what`.
+
+    Up to 100 ASCII letters, digits, `-` and `_`, a letter or a digit in front. No dot: `a.last` would share a file
+    with `a`.
+    """
+    if len(text) > LONGEST or not _NEW.fullmatch(text) or _DEVICE.fullmatch(text):
+        raise InvalidRequestError(
+            f"{shown(text)} cannot be the name of {what}.",
+            f"Give up to {LONGEST} letters (a to z), digits, - and _, the first of them a letter or a digit.",
         )
     return text
 

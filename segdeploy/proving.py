@@ -15,7 +15,6 @@ from segdeploy import (
     engines,
     extras,
     signature,
-    typed_json,
     with_torch,
     workspace,
 )
@@ -121,12 +120,13 @@ def judge(
 
 
 def _require_same_network(source: Artifact, graph: Artifact) -> None:
-    """What a graph says of its network is what its checkpoint says, but for the size and the output."""
+    """What a graph says of its network is what its checkpoint says, but for the name, the size and the output."""
     spec = graph.spec
-    if dataclasses.replace(source.spec, height=spec.height, width=spec.width, output=spec.output) != spec:
+    alike = dataclasses.replace(source.spec, name=spec.name, height=spec.height, width=spec.width, output=spec.output)
+    if alike != spec:
         raise InvalidFileError(
             f"{graph.path} says otherwise than {source.path} what its network is (classes, colours, normalisation).",
-            f"Export it again: segdeploy export --model {graph.spec.model}",
+            f"Export it again: segdeploy export --model {graph.spec.name}",
         )
 
 
@@ -197,7 +197,7 @@ def write_kit(graph: Artifact, pictures: Sequence[Picture]) -> None:
     if proof is None or not proof.gated:
         return
     header = kit.Header(
-        spec=typed_json.to_builtins(graph.spec),
+        spec=graph.spec.to_dict(),
         weights_sha256=None if graph.origin.weights is None else graph.origin.weights.sha256,
         precision=graph.precision,
         limits=proof.limits,

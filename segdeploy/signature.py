@@ -218,7 +218,7 @@ def read(path: Path) -> tuple[Artifact, bytes]:
     if found != plan.sha256:
         raise InvalidFileError(
             f"{path} is not the plan its manifest describes (sha256 {found[:12]}, manifest {plan.sha256[:12]}).",
-            f"Build it again: segdeploy build --model {plan.spec.model} --engine RUNTIME:{plan.precision}",
+            f"Build it again: segdeploy build --model {plan.spec.name} --engine RUNTIME:{plan.precision}",
         )
     return plan, data
 

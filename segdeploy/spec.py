@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from segdeploy import typed_json
 from segdeploy.errors import InvalidRequestError
@@ -37,7 +37,8 @@ class Spec:
     `height` and `width` are the network's input in pixels, always RGB; `mean` and `std` are of values in 0..1.
     `margin` pixels on each side are context that valid convolutions consume: the class map is that much smaller.
     `variant` holds the keyword arguments of the model file's `build`.
-    `model` becomes part of file names and is a plain name; the name of a class is any text of one line.
+    `name` is what the network is called: its files begin with it and `--model` takes it. Left out, it is the model's.
+    `model` and `name` are plain names; the name of a class is any text of one line.
     """
 
     model: str
@@ -51,15 +52,24 @@ class Spec:
     ignore_index: int = 255
     margin: int = 0
     output: Literal["class_map", "logits"] = "class_map"
+    name: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.model)  # the dataclass is frozen
         require_name(self.model, "the network")
+        require_name(self.name, "the network")
         for broken, what, remedy in _problems(self):
             if broken:
                 raise InvalidRequestError(what, remedy)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON value that stands in files; the name is in it only where it is not the model's."""
+        return {
+            key: value for key, value in typed_json.to_builtins(self).items() if key != "name" or value != self.model
+        }
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the Spec") -> Self:
@@ -68,7 +78,8 @@ class Spec:
 
     @classmethod
     def from_dict(cls, fields: object, *, where: str = "the Spec") -> Self:
-        return typed_json.convert(fields, cls, where=where, remedy=_REMEDY)
+        named = {"name": "", **fields} if isinstance(fields, dict) else fields
+        return typed_json.convert(named, cls, where=where, remedy=_REMEDY)
 
 
 def _problems(spec: Spec) -> list[tuple[bool, str, str]]:

@@ -11,7 +11,7 @@ from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.names import below
+from segdeploy.names import below, shown
 from segdeploy.origin import WeightsOrigin
 from segdeploy.spec import Precision
 
@@ -38,29 +38,63 @@ class Weights:
         return WeightsOrigin(kind=self.kind, sha256=self.checkpoint.sha256, path=named)
 
 
-def weights_for(model: str, given: Path | None = None) -> Weights:
-    """The checkpoint that was given, else what training left here, else what comes with the package."""
-    models.require(model)
-    trained, packaged = CHECKPOINTS / f"{model}.safetensors", PACKAGED / f"{model}.safetensors"
+def names() -> list[str]:
+    """What can be named here: the networks, and what files in `checkpoints/`, `export/` and `engines/` are called."""
+    files = (*named_checkpoints(), *EXPORTS.glob("*.onnx"), *ENGINES.glob("*.plan"))
+    return sorted({*models.names(), *(path.name.partition(".")[0] for path in files)} - {""})
+
+
+def named_checkpoints() -> list[Path]:
+    """What training and import left here; what a run is resumed from (`unet.last.safetensors`) is left out."""
+    return sorted(path for path in CHECKPOINTS.glob("*.safetensors") if "." not in path.stem)
+
+
+def require_name(name: str) -> None:
+    """Raise InvalidRequestError where nothing here has that name."""
+    if name not in (known := names()):
+        raise InvalidRequestError(f"there is no model named {shown(name)}.", f"Choose one of {', '.join(known)}.")
+
+
+def checkpoint_path(name: str) -> Path:
+    """Where training and import leave the network of that name."""
+    return below(CHECKPOINTS, f"{name}.safetensors")
+
+
+def weights_for(name: str, given: Path | None = None) -> Weights:
+    """The checkpoint that was given, else what training or import left here, else what comes with the package."""
+    require_name(name)
+    trained, packaged = checkpoint_path(name), PACKAGED / f"{name}.safetensors"
     own = given if given is not None else trained if trained.is_file() else None
     if own is not None:
-        found = of_model(checkpoint.read(own), model)
+        found = _of_name(checkpoint.read(own), name) if own is given else _of_network(checkpoint.read(own), name)
         is_packaged = packaged.is_file() and artifact.sha256(packaged) == found.sha256
         return Weights("packaged", checkpoint.read(packaged)) if is_packaged else Weights("file", found)
     if packaged.is_file():
         return Weights("packaged", checkpoint.read(packaged))
-    raise InvalidRequestError(
-        f"there are no weights for {model}.", f"Train some: segdeploy train --model {model} --data DIR"
+    how = (
+        f"Train some: segdeploy train --model {name} --data DIR" if name in models.names() else "Bring its checkpoint."
     )
+    raise InvalidRequestError(f"there are no weights for {name}.", how)
 
 
-def of_model(found: Artifact, model: str) -> Artifact:
-    """The file, once it is of that network."""
-    if found.spec.model != model:
-        raise InvalidFileError(
-            f"{found.path} holds a {found.spec.model}, not a {model}.", f"Give --model {found.spec.model}."
-        )
+def _of_network(found: Artifact, name: str) -> Artifact:
+    """A checkpoint, once it may be called `name`: the name of a network is kept for that network."""
+    if name in models.names() and found.spec.model != name:
+        raise _is_another(found, found.spec.model, name)
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=name))
+
+
+def _of_name(found: Artifact, name: str) -> Artifact:
+    """A file, once it is of the network that is meant by `name`: one of the networks, or what files are called."""
+    if name in models.names():
+        return _of_network(found, name)
+    if found.spec.name != name:
+        raise _is_another(found, found.spec.name, name)
     return found
+
+
+def _is_another(found: Artifact, held: str, name: str) -> InvalidFileError:
+    return InvalidFileError(f"{found.path} holds a {held}, not a {name}.", f"Give --model {held}.")
 
 
 # Graphs
@@ -78,7 +112,7 @@ def current_graph(model: str | None, precision: Precision, form: str | None) -> 
             f"{model} is no graph: --model takes a name or a .onnx file.",
             f"Export it first: segdeploy export --model NAME --weights {model}",
         )
-    models.require(model)
+    require_name(model)
     path = artifact.graph_path(EXPORTS, model, precision, form)
     if not path.is_file() or not artifact.manifest_path(path).is_file():
         return None
@@ -89,12 +123,12 @@ def current_graph(model: str | None, precision: Precision, form: str | None) -> 
 def is_stale(graph: Artifact) -> bool:
     """Whether a graph was made from another file than the one that is here now; what is not here cannot tell."""
     if graph.precision is not Precision.FP32:
-        fp32 = current_graph(graph.spec.model, Precision.FP32, None)
+        fp32 = current_graph(graph.spec.name, Precision.FP32, None)
         return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
     weights = graph.origin.weights
     if weights is None or weights.path is None:
         return False
-    trained = CHECKPOINTS / f"{graph.spec.model}.safetensors"
+    trained = checkpoint_path(graph.spec.name)
     source = (PACKAGED if weights.kind == "packaged" else graph.path.parent) / weights.path
     is_default = weights.kind == "packaged" or source.resolve() == trained.resolve()
     if is_default and trained.is_file():
@@ -112,12 +146,12 @@ def _of_precision(graph: Artifact, precision: Precision) -> Artifact:
 
 
 def newest_export() -> str | None:
-    """The model of the graph in `export/` that was made last."""
+    """What the graph in `export/` is called that was made last."""
     graphs = [path for path in EXPORTS.glob("*.onnx") if artifact.manifest_path(path).is_file()]
     manifests = [artifact.read_manifest(path) for path in graphs]
     listed = [manifest for manifest in manifests if manifest.spec.output == "class_map"]
     newest = max(listed, key=lambda manifest: manifest.made_at, default=None)
-    return None if newest is None else newest.spec.model
+    return None if newest is None else newest.spec.name
 
 
 def checkpoint_of(graph: Artifact) -> Artifact:
@@ -126,7 +160,7 @@ def checkpoint_of(graph: Artifact) -> Artifact:
     if weights is None or weights.path is None:
         raise InvalidFileError(
             f"{artifact.manifest_path(graph.path)} names no checkpoint.",
-            f"Export again: segdeploy export --model {graph.spec.model}",
+            f"Export again: segdeploy export --model {graph.spec.name}",
         )
     # What training left may lie in any folder: it is only read, and known by its sha256.
     packaged = weights.kind == "packaged"
@@ -134,14 +168,14 @@ def checkpoint_of(graph: Artifact) -> Artifact:
     if found.sha256 != weights.sha256:
         raise InvalidFileError(
             f"{found.path} is no longer the checkpoint that {graph.path} was made from.",
-            f"Export again: segdeploy export --model {graph.spec.model}",
+            f"Export again: segdeploy export --model {graph.spec.name}",
         )
     return found
 
 
 def fp32_graph_of(graph: Artifact) -> Artifact:
     """The float32 graph that one of low precision was made from, once it is still the same file."""
-    again = f"Export again: segdeploy export --model {graph.spec.model} --precision {graph.precision}"
+    again = f"Export again: segdeploy export --model {graph.spec.name} --precision {graph.precision}"
     source = graph.origin.graph
     if source is None:
         raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no graph.", again)
@@ -177,7 +211,7 @@ def graph_behind(file: Artifact) -> Artifact:
 def graph_of_plan(plan: Artifact) -> Artifact:
     """The graph that a plan was built from, once it is still the same file."""
     facts, source = signature.facts_of(plan), plan.origin.graph
-    again = f"Build again: segdeploy build --model {plan.spec.model} --engine {facts.runtime}:{plan.precision}"
+    again = f"Build again: segdeploy build --model {plan.spec.name} --engine {facts.runtime}:{plan.precision}"
     if source is None:
         raise InvalidFileError(f"{artifact.manifest_path(plan.path)} names no graph.", again)
     graph = artifact.read(plan.path.parent / source.path)
@@ -194,17 +228,17 @@ def graph_behind_plan(file: Artifact) -> Path | None:
 
 def plan_for(name: str, runtime: str, precision: Precision) -> Artifact | None:
     """The plan of a network for this machine's GPU, whatever graph it is of; None where there is none."""
-    models.require(name)
+    require_name(name)
     target = engines.compiling(runtime).target()
     path = artifact.plan_path(ENGINES, name, runtime, precision, target)
     if not os.path.lexists(path):
         return None
-    return of_model(plan_of_engine(signature.read_manifest(path), runtime, precision), name)
+    return _of_name(plan_of_engine(signature.read_manifest(path), runtime, precision), name)
 
 
 def is_current(plan: Artifact) -> bool:
     """Whether a plan is of the graph that would be built now, as far as there is one here to tell."""
-    name = plan.spec.model
+    name = plan.spec.name
     path = artifact.graph_path(EXPORTS, name, plan.precision, plan.form)
     if not path.is_file():
         return True

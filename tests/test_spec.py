@@ -41,6 +41,7 @@ def specs(draw: st.DrawFn) -> Spec:
         ignore_index=draw(BYTES),
         margin=draw(st.integers(0, 200)),
         output=draw(st.sampled_from(["class_map", "logits"])),
+        name=draw(st.sampled_from(["", "street", "night-2"])),
     )
 
 
@@ -54,6 +55,16 @@ def test_the_same_spec_is_the_same_text(spec: Spec) -> None:
     """Files are compared by their bytes."""
     shuffled = dict(reversed(list(dataclasses.asdict(spec).items())))
     assert Spec.from_dict(shuffled).to_json() == spec.to_json()
+
+
+def test_the_name_is_the_models_unless_it_has_its_own() -> None:
+    """Files that were written before a network had a name keep their bytes, and are read."""
+    called = dataclasses.replace(SPEC, name="street")
+    assert SPEC.name == SPEC.model == "unet"
+    assert "name" not in json.loads(SPEC.to_json())
+    assert Spec.from_json(SPEC.to_json()) == SPEC
+    assert json.loads(called.to_json())["name"] == "street"
+    assert Spec.from_json(called.to_json()) == called != SPEC
 
 
 def test_as_many_classes_as_a_byte_can_name_are_accepted() -> None:
@@ -83,6 +94,7 @@ def test_a_class_may_have_any_name_of_one_line() -> None:
         ({"classes": ("sky", "a\0")}, "the class 'a\\x00' has a control character in its name"),
         ({"classes": ("sky", "a\u2028b")}, "the class 'a\\u2028b' has a control character in its name"),
         ({"model": "../unet"}, "the network is named '../unet', which is no plain name"),
+        ({"name": "../street"}, "the network is named '../street', which is no plain name"),
         ({"model": ""}, "the network is named '', which is no plain name"),
         ({"colours": ((0, 0, 0),)}, "2 classes but 1 colours"),
         ({"colours": ((0, 0, 0), (0, 256, 0))}, "a colour has a value outside 0..255"),

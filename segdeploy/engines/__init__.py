@@ -119,7 +119,7 @@ def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", optio
     if artifact.form not in {None, module.FORM}:
         raise InvalidFileError(
             f"{artifact.path} is in the {artifact.form} form; {runtime} takes {module.FORM or 'none'}.",
-            f"Make the other form: segdeploy export --model {artifact.spec.model} --precision int8",
+            f"Make the other form: segdeploy export --model {artifact.spec.name} --precision int8",
         )
     if artifact.kind != module.OPENS:
         raise InvalidFileError(

@@ -47,11 +47,11 @@ def compile_plan(trt: Trt, graph: Artifact, folder: Path, build: PlanBuild, *, p
     _require_typed(graph, asked, typed.shares())
     named = target.compute_capability if build.cross else None
     config = _plan_build.configured(trt, builder, graph.spec, build.options, target=named)
-    title, options = graph.spec.model, build.options
+    title, options = graph.spec.name, build.options
     plan = _plan_build.build(trt, builder, network, config, options, cache=build.cache, title=title, progress=progress)
     found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec)
     executed = _audit.executed(typed, graph.precision, found)
-    path = artifact.plan_path(folder, graph.spec.model, build.runtime, graph.precision, target)
+    path = artifact.plan_path(folder, graph.spec.name, build.runtime, graph.precision, target)
     _require_executed(path, graph.precision, executed)
     facts = PlanFacts(
         runtime=build.runtime,
@@ -123,7 +123,7 @@ def _require_typed(graph: Artifact, asked: Mapping[str, float], typed: Mapping[s
     if found < ENOUGH * wanted:
         raise GateFailedError(
             f"{graph.path} asks for {wanted:.1%} of its work in {graph.precision}; the parsed network has {found:.1%}.",
-            f"Export it again: segdeploy export --model {graph.spec.model} --precision {graph.precision}",
+            f"Export it again: segdeploy export --model {graph.spec.name} --precision {graph.precision}",
         )
 
 

@@ -81,7 +81,7 @@ class PlanEngine(Engine):
         with cuda.active():
             self._context = new_context()
             if self._context is None:
-                raise InvalidFileError(f"{runtime} cannot run {spec.model}.", "Free device memory, or build it again.")
+                raise InvalidFileError(f"{runtime} cannot run {spec.name}.", "Free device memory, or build it again.")
             self._upload, self._compute, self._download = cuda.stream(), cuda.stream(), cuda.stream()
             self._began, self._ended = cuda.event(), cuda.event()
             images = (max_batch, spec.height, spec.width, 3)

@@ -105,7 +105,7 @@ class Flavour:
         if graph.form not in {None, FORM}:
             raise InvalidFileError(
                 f"{graph.path} is in the {graph.form} form; {self.runtime} takes {FORM}.",
-                f"Make it: segdeploy export --model {graph.spec.model} --precision int8 --form {FORM}",
+                f"Make it: segdeploy export --model {graph.spec.name} --precision int8 --form {FORM}",
             )
         if graph.spec.output != "class_map":
             raise InvalidFileError(f"{graph.path} gives {graph.spec.output}.", "Build from the graph of class maps.")
@@ -239,4 +239,4 @@ def _require_made_for(plan: Artifact, fact: str, made_for: str, here: str) -> No
 
 def _rebuild(plan: Artifact) -> str:
     engine = f"{signature.facts_of(plan).runtime}:{plan.precision}"
-    return f"Build it here: segdeploy build --model {plan.spec.model} --engine {engine}"
+    return f"Build it here: segdeploy build --model {plan.spec.name} --engine {engine}"

@@ -157,7 +157,7 @@ def open(  # noqa: A001 - the name every engine module has
         reason = str(error).splitlines()[0]
         raise InvalidFileError(
             f"ONNX Runtime cannot open {artifact.path}: {reason}",
-            f"Export it again: segdeploy export --model {artifact.spec.model}",
+            f"Export it again: segdeploy export --model {artifact.spec.name}",
         ) from error
     # ONNX Runtime lists CUDA even where it cannot load it, and falls back without a word: ask the session.
     if session.get_providers()[0] != provider:
@@ -165,7 +165,7 @@ def open(  # noqa: A001 - the name every engine module has
     if session.get_modelmeta().custom_metadata_map.get(SPEC_KEY) != artifact.spec.to_json():
         raise InvalidFileError(
             f"{artifact.path} carries another Spec than its manifest.",
-            f"Export it again: segdeploy export --model {artifact.spec.model}",
+            f"Export it again: segdeploy export --model {artifact.spec.name}",
         )
     delivered = on_cpu(artifact.precision) if device == "cpu" else artifact.precision
     engine = BoundOrtEngine if device == "cuda" else WatchingOrtEngine if watching else OrtEngine

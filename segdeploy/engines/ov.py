@@ -101,7 +101,7 @@ def open(  # noqa: A001 - the name every engine module has
     core = _core()
     if device not in DEVICES:
         raise unknown_device(RUNTIME, device, DEVICES)
-    remedy = f"Export it again: segdeploy export --model {artifact.spec.model}"
+    remedy = f"Export it again: segdeploy export --model {artifact.spec.name}"
     external_data.require_contained(artifact.path)
     with _refused(f"OpenVINO cannot open {artifact.path}", remedy):
         model = core.read_model(str(artifact.path))

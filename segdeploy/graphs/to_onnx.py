@@ -130,7 +130,7 @@ def _dress(model: "onnx.ModelProto", spec: Spec) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del value.metadata_props[:]
     del model.metadata_props[:], graph.metadata_props[:]
-    graph.name, graph.doc_string = spec.model, ""
+    graph.name, graph.doc_string = spec.name, ""
     model.producer_name, model.producer_version, model.doc_string = "segdeploy", __version__, ""
     model.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
 

@@ -282,7 +282,7 @@ def certify(
     passed, failing, proven_to = certificate.verdict(stages)
     weights = "file" if graph.origin.weights is None else graph.origin.weights.kind
     return Certificate(
-        model=graph.spec.model,
+        model=graph.spec.name,
         precision=graph.precision,
         form=graph.form,
         weights=weights,

@@ -44,7 +44,7 @@ class Recipe:
     @property
     def path(self) -> Path:
         spec = self.fp32.spec
-        return artifact.graph_path(self.fp32.path.parent, spec.model, self.module.PRECISION, self.form)
+        return artifact.graph_path(self.fp32.path.parent, spec.name, self.module.PRECISION, self.form)
 
     @property
     def unmeasured(self) -> Artifact:
@@ -137,11 +137,11 @@ def _measured(
     """The ranges over photographs: their extremes, or clipped by a method."""
     tensors = module.tensors(model)
     if module.METHOD is None:
-        with progress(f"Measuring the range of {fp32.spec.model}", len(photographs)) as done:
+        with progress(f"Measuring the range of {fp32.spec.name}", len(photographs)) as done:
             extremes = calibration.extremes(model, tensors, photographs, done=done)
         return extremes, photographs.calibration(EXTREMES)
     chosen = method or module.METHOD
-    with progress(f"Calibrating {fp32.spec.model}", 2 * len(photographs)) as done:
+    with progress(f"Calibrating {fp32.spec.name}", 2 * len(photographs)) as done:
         ranges = calibration.collect(model, tensors, photographs, done=done).by(chosen)
     return ranges, photographs.calibration(chosen)
 

@@ -125,7 +125,7 @@ class Quantizer:
     @functools.cached_property
     def judge(self) -> Judge:
         """The reference's masks of the images that decide: drawn once, for every form."""
-        with self._progress(f"Reading {self._reference.spec.model}'s masks", len(self.parts.rank)) as done:
+        with self._progress(f"Reading {self._reference.spec.name}'s masks", len(self.parts.rank)) as done:
             samples = FileSamples(self.parts.rank, self._reference.spec)
             return Judge(self._reference, samples, done=done)
 

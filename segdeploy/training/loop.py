@@ -1,7 +1,7 @@
 """The training loop: one file to read in one sitting.
 
 After every epoch `<name>.last.safetensors` holds all that a resumed run needs and, where the score is the best so far,
-`<name>.safetensors` the network; a run has the name of its model unless it is given another. Every epoch seeds itself,
+`<name>.safetensors` the network; a run has the name of its Spec. Every epoch seeds itself,
 so a run that was killed and resumed gives the weights of one that was not.
 """
 
@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
-from segdeploy.names import below
+from segdeploy.names import below, require_new_name
 from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
@@ -35,8 +34,6 @@ from segdeploy.training.options import EpochRecord, TrainOptions
 AUXILIARY_WEIGHT = 0.4  # PSPNet, sec. 5.1, table 1
 POLY_POWER = 0.9
 MOST_REMEMBERED = 64  # validation images that a checkpoint names
-LONGEST_NAME = 100
-NAME = re.compile(rf"[^\W_][\w-]{{0,{LONGEST_NAME - 1}}}")  # no dot: `a.last` would share a file with `a`
 
 
 class TrainingProgress(Protocol):
@@ -55,31 +52,26 @@ def train(
     *,
     resume: bool,
     progress: TrainingProgress,
-    name: str | None = None,
 ) -> Path:
     """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`.
 
-    `name` begins the names of the run's files in `out`; None is the model's. Raise InvalidRequestError where another
-    process trains under that name in `out`.
+    The name of `spec` begins the names of the run's files in `out`. Raise InvalidRequestError where another process
+    trains under that name in `out`.
     """
-    name = _checked(name or spec.model, spec.model)
+    name = spec.name
     run = _Run(data, spec, options, below(out, name))
     with _owned(out, name):
         return _trained(run, options, below(out / "tensorboard", name), resume=resume, progress=progress)
 
 
-def _checked(name: str, model: str) -> str:
+def require_run_name(name: str, model: str) -> str:
+    """What a run may be called. Raise InvalidRequestError for the name of another network, and for no plain name."""
     if name != model and name in models.names():
         raise InvalidRequestError(
             f"a run of {model} cannot be called {name}: other commands would take it for that network.",
             "Give another --name.",
         )
-    if not NAME.fullmatch(name):
-        raise InvalidRequestError(
-            f"{name!r} cannot be the name of a run.",
-            f"Give up to {LONGEST_NAME} letters, digits, - and _, the first of them a letter or a digit.",
-        )
-    return name
+    return require_new_name(name, "a run")
 
 
 @contextlib.contextmanager
@@ -308,7 +300,8 @@ def _resumable(state: artifact.Artifact, spec: Spec, options: TrainOptions) -> t
     if training is None or training.best is None:
         different = "it is no file of --resume"
     else:
-        before = {**dataclasses.asdict(state.spec), **training.plan}
+        # Not the name: segdeploy 0.1 did not keep it, and the run was found by it.
+        before = {**dataclasses.asdict(dataclasses.replace(state.spec, name=spec.name)), **training.plan}
         now = {**dataclasses.asdict(spec), **_json(options)}
         changed = [key for key in now if before.get(key) != now[key]]
         different = "; ".join(f"{key} {before.get(key)}, now {now[key]}" for key in changed)

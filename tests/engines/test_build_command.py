@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_command_with_its_exit_code(tmp_path: Path) -> None:
     """As soon as its bar says that it builds; full-size networks take some seconds."""
     torch.manual_seed(0)
     network: Any = models.build("deeplabv3", 2).eval()
-    spec = dataclasses.replace(SPEC, model="deeplabv3", variant={}, height=360, width=480)
+    spec = dataclasses.replace(SPEC, model="deeplabv3", name="deeplabv3", variant={}, height=360, width=480)
     graph = export.to_onnx(network, spec, tmp_path / "deeplabv3.fp32.onnx", weights=WEIGHTS)
     command = [
         str(COMMAND),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from segdeploy import api
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.training import loop
+from segdeploy.names import require_name, require_new_name
 from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
 OPTIONS = TrainOptions(Augmentation((32, 32)), epochs=1, batch=3)
@@ -127,7 +127,12 @@ def test_the_name_of_another_network_is_refused(labelled: Path, tmp_path: Path) 
         train(labelled, tmp_path / "out", name="segnet")
 
 
-@given(st.from_regex(loop.NAME, fullmatch=True))
-def test_a_name_that_is_taken_is_one_step_of_a_path(name: str) -> None:
-    assert Path(name).name == name
-    assert not name.startswith(".")
+@given(st.text() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", fullmatch=True))
+def test_a_name_that_is_taken_is_one_step_of_a_path_and_no_suffix(name: str) -> None:
+    try:
+        require_new_name(name, "a run")
+    except InvalidRequestError:
+        return
+    assert Path(name).parts == (name,)
+    assert "." not in name
+    assert require_name(name, "a network") == name

@@ -51,7 +51,7 @@ _machine = options.together(
 @_machine
 @click.option("--out", default="checkpoints", show_default=True, type=options.FOLDER)
 @click.option(
-    "--name", help="What the run's files in OUT are called. Default: the model's name, which other commands look for."
+    "--name", help="What the network is called from then on, and its files in OUT. Default: the model's name."
 )
 @options.force
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was cut off.")
