@@ -56,6 +56,17 @@ class Outcome:
         return json.loads(self.out)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run what one file asks of one network: what its fixtures make of that network is made once."""
+    for item in items:
+        parameters = (
+            item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        )
+        network = next((value for value in parameters if isinstance(value, str) and value in models.names()), None)
+        if network is not None and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {network}"))
+
+
 class Run(Protocol):
     """Arguments of `segdeploy`, and what is put into its environment."""
 

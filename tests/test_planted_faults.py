@@ -27,7 +27,6 @@ from segdeploy.spec import Precision
 PHOTO = next((Path(__file__).parents[1] / "examples" / "nuclei" / "images").iterdir())
 SIZE = (64, 64)
 SIZES = {"segnet": (128, 128)}  # in smaller masks a pooling tie moves more than is spared
-pytestmark = pytest.mark.xdist_group("planted faults")
 
 
 @pytest.fixture(scope="module", params=models.names())
