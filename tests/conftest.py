@@ -56,6 +56,7 @@ class Outcome:
         return json.loads(self.out)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker run what one file asks of one network: what its fixtures make of that network is made once."""
     for item in items:
