@@ -56,7 +56,7 @@ class TorchReference:
         reached = torch.zeros(logits.shape[1:], dtype=torch.bool)
         for level, (x, exact, reach) in enumerate(zip(single, double, self.network.pooling_reaches(), strict=True)):
             tied = _enlarged(_tied_windows(x, exact).float(), 2 ** (level + 1), reached.shape)
-            reached |= F.max_pool2d(tied, 2 * reach + 1, stride=1, padding=reach)[0, 0].bool()
+            reached |= _widened(tied, reach)[0, 0].bool()
         return reached.numpy()
 
     def _not_finite(self, image: NDArray[np.uint8]) -> GateFailedError:
@@ -113,6 +113,12 @@ def _enlarged(windows: Tensor, factor: int, size: torch.Size) -> Tensor:
     full = windows.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     H, W = size
     return F.pad(full, (0, max(0, W - full.shape[3]), 0, max(0, H - full.shape[2])))[..., :H, :W]
+
+
+def _widened(pixels: Tensor, reach: int) -> Tensor:
+    """(1, 1, H, W): every pixel to the largest within `reach` of it in rows and columns, which go one after the other."""
+    rows = F.max_pool2d(pixels, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+    return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))
 
 
 def first_not_finite(module: torch.nn.Module, batch: Tensor) -> str:

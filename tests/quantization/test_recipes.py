@@ -14,6 +14,7 @@ from segdeploy.low_precision import Budget
 from segdeploy.making import ExportOptions
 from segdeploy.origin import Calibration, GraphOrigin
 from segdeploy.precision import int8
+from segdeploy.quantization import calibration
 from segdeploy.quantization.images_in_parts import parts_of
 from segdeploy.spec import Precision
 
@@ -72,8 +73,11 @@ def test_the_same_images_give_the_same_graph() -> None:
     assert low_precision_of(graph).in_float == low_precision_of(before).in_float
 
 
-@pytest.mark.parametrize("method", ["minmax", "mse", pytest.param("entropy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["minmax", "mse", "entropy"])
 @pytest.mark.usefixtures("workspace")
-def test_the_calibration_that_was_asked_for_is_the_one_in_the_manifest(photos: Path, method: str) -> None:
+def test_the_calibration_that_was_asked_for_is_the_one_in_the_manifest(
+    photos: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "BINS", 256)  # of 2048 bins, entropy takes minutes
     graph = quickly(calibrate=photos, method=method, min_agreement=0.8)
     assert known(graph.origin.calibration).method == method
