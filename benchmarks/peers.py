@@ -47,7 +47,6 @@ from segdeploy import artifact, cores, engines, images, making, metrics, models,
 from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
-from segdeploy.data.dataset import read_truth
 from segdeploy.engines import Engine
 from segdeploy.graphs.graph import Graph
 from segdeploy.graphs.to_onnx import to_graph
@@ -328,7 +327,7 @@ def _scored(name: str, spec: Spec, draws: Mapping[str, Any], data: Path) -> list
     counts = {each: np.zeros((len(spec.classes),) * 2, np.int64) for each in draws}
     agreeing, pixels = dict.fromkeys(draws, 0), 0
     for picture in layouts.open_folder(data).val:
-        truth = read_truth(picture.label, classes=len(spec.classes), ignore_index=spec.ignore_index)
+        truth = picture.required_truth(classes=len(spec.classes), ignore_index=spec.ignore_index)
         batch = images.prepared(images.read(picture.image), spec)[None]
         maps = {each: classify(batch)[0] for each, classify in draws.items()}
         pixels += maps[OURS].size

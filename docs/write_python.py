@@ -24,7 +24,7 @@ def _signatures() -> str:
     offered = {name: getattr(segdeploy, name) for name in segdeploy.__all__}
     functions = [_function(name, value) for name, value in offered.items() if not inspect.isclass(value)]
     types = [_type(name, value) for name, value in offered.items() if inspect.isclass(value)]
-    about = "`File` is `str | os.PathLike[str]`; `...` is a default that is an object.\n"
+    about = "`File` is `str | os.PathLike[str]`, `Folder` is `File | DataFolder`; `...`: an object.\n"
     return "\n".join([f"\n### Functions\n\n{about}", *functions, "### Types\n", *types])
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segdeploy.certificate import Certificate as Certificate
     from segdeploy.data.check import DataReport as DataReport
     from segdeploy.data.convert import ConvertOptions as ConvertOptions
+    from segdeploy.data.dataset import DataFolder as DataFolder
     from segdeploy.engines import BuildOptions as BuildOptions
     from segdeploy.engines import Engine as Engine
     from segdeploy.engines import NullEngine as NullEngine
@@ -54,6 +55,7 @@ _OFFERED = {
     "BuildOptions": ("segdeploy.engines", "BuildOptions"),
     "Certificate": ("segdeploy.certificate", "Certificate"),
     "ConvertOptions": ("segdeploy.data.convert", "ConvertOptions"),
+    "DataFolder": ("segdeploy.data.dataset", "DataFolder"),
     "DataReport": ("segdeploy.data.check", "DataReport"),
     "Effort": ("segdeploy.timing.latency", "Effort"),
     "Engine": ("segdeploy.engines", "Engine"),

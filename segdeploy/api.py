@@ -10,6 +10,7 @@ from segdeploy import admission, engines, extras, making, models, proving, works
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check, layouts
+from segdeploy.data.dataset import DataFolder
 from segdeploy.engines import BuildOptions, Engine, EngineFile, RunOptions, pytorch
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from segdeploy.training.options import TrainOptions
 
 File = str | os.PathLike[str]
+Folder = File | DataFolder  # of data: with its layout, where that is named
 TRAINING_SIZE = (256, 256)
 
 
@@ -57,8 +59,8 @@ def _text(model: File | None) -> str | None:
     return None if model is None else os.fspath(model)
 
 
-def _path(named: File | None) -> Path | None:
-    return None if named is None else Path(named)
+def _folder(named: Folder | None) -> DataFolder | None:
+    return None if named is None else DataFolder.of(named)
 
 
 def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engine:
@@ -76,7 +78,7 @@ def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engin
 def train(
     model: str,
     *,
-    data: File,
+    data: Folder,
     options: "TrainOptions | None" = None,
     size: tuple[int, int] = TRAINING_SIZE,
     variant: Mapping[str, Any] | None = None,
@@ -100,8 +102,9 @@ def train(
 
     models.require(model)
     name = loop.require_run_name(name or model, model)
-    labelled, variant = layouts.open_folder(Path(data)), dict(variant or {})
-    check.require(Path(data), ignore_index=ignore_index, force=force, progress=checking)
+    folder = DataFolder.of(data)
+    labelled, variant = layouts.open_folder(folder), dict(variant or {})
+    check.require(folder, ignore_index=ignore_index, force=force, progress=checking)
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
     about = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
@@ -156,7 +159,7 @@ def parity(
     model: File | None = None,
     *,
     engine: str = "fp32",
-    data: File | None = None,
+    data: Folder | None = None,
     device: str = "auto",
     options: ProofOptions = proving.DEFAULT,
     force: bool = False,
@@ -170,7 +173,7 @@ def parity(
     limits of the options, the verdict by the file's own limits is kept as well, and the one that opens doors. Raise
     MissingRuntimeError where the engine cannot run on this machine and the options require it.
     """
-    given = _path(data)
+    given = _folder(data)
     if given is not None or options.bisect:
         pytorch.import_runtime()  # no kit takes its place there: say so before the work
     pictures = [] if given is None else workspace.pictures_of(given)
@@ -214,7 +217,7 @@ def bench(model: File | None = None, *, options: "BenchOptions | None" = None, p
 def evaluate(
     model: File | None = None,
     *,
-    data: File,
+    data: Folder,
     engine: str = "fp32",
     device: str = "auto",
     options: RunOptions = engines.RUN,
@@ -227,10 +230,11 @@ def evaluate(
     """
     from segdeploy.proof import accuracy
 
-    pictures = layouts.open_folder(Path(data)).val
-    making_options = ExportOptions(data=Path(data), force=force)
+    folder = DataFolder.of(data)
+    pictures = layouts.open_folder(folder).val
+    making_options = ExportOptions(data=folder, force=force)
     found = making.find(_text(model), engine, device, progress, options=making_options)
-    check.require_for(found.file, Path(data), force=force, progress=progress)
+    check.require_for(found.file, folder, force=force, progress=progress)
     with (
         _opened(found, options, progress) as opened,
         progress(f"Evaluating {found.file.spec.name}", len(pictures)) as done,
@@ -244,7 +248,7 @@ def evaluate(
         delivered=opened.delivered,
         random_weights=found.file.has_random_weights,
         sha256=found.file.sha256,
-        data=os.fspath(data),
+        data=os.fspath(folder.path),
         images=len(pictures),
         miou=scores.miou,
         pixel_accuracy=scores.pixel_accuracy,
@@ -297,21 +301,24 @@ def infer(
     return summary.report(used, skipped=skipped)
 
 
-def check_data(data: File, *, ignore_index: int = 255, progress: Progress = silent) -> check.DataReport:
+def check_data(data: Folder, *, ignore_index: int = 255, progress: Progress = silent) -> check.DataReport:
     """What a labelled folder holds and what is wrong with it; nothing is raised for a fault that the report can hold.
 
     `train`, `evaluate`, `export`, `parity`, `bench` and `sensitivity` check the folder they are given in the same way.
     """
-    return check.check(Path(data), ignore_index=ignore_index, progress=progress)
+    return check.check(DataFolder.of(data), ignore_index=ignore_index, progress=progress)
 
 
 def convert_masks(
-    colours: File, *, out: File, options: "ConvertOptions | None" = None, progress: Progress = silent
+    source: Folder, *, out: File, options: "ConvertOptions | None" = None, progress: Progress = silent
 ) -> "ConvertReport":
-    """Index masks in `out` for a folder of masks in colours, by the colours of `classes.csv`."""
+    """A labelled folder of any layout, as one of ours in `out`: images/, masks/, classes.csv, train.txt and val.txt.
+
+    For a folder of masks in colours, which no layout recognises: index masks in `out`, by the colours of `classes.csv`.
+    """
     from segdeploy.data import convert
 
-    return convert.convert(Path(colours), Path(out), options=options or convert.CONVERT, progress=progress)
+    return convert.convert(DataFolder.of(source), Path(out), options=options or convert.CONVERT, progress=progress)
 
 
 @extras.named_where_missing()

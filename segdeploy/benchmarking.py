@@ -13,7 +13,7 @@ from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check
-from segdeploy.data.dataset import Picture
+from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.engines import RUN, Engine, EngineFile, EngineName, RunOptions
 from segdeploy.errors import InvalidRequestError, MissingRuntimeError, SegdeployError
 from segdeploy.making import ExportOptions
@@ -53,7 +53,7 @@ class BenchOptions:
 
     engines: Sequence[str] = ("fp32",)
     every: bool = False
-    data: Path | None = None
+    data: DataFolder | Path | None = None
     force: bool = False
     batches: Sequence[int] = (1,)
     effort: Effort = EFFORT
@@ -129,7 +129,7 @@ def _result(contestants: Sequence[Contestant], batches: Sequence[TimedBatch], op
         version=about.version,
         commit=about.commit,
         machine=machine.describe(),
-        data=None if options.data is None else options.data.name,
+        data=None if options.data is None else DataFolder.of(options.data).path.name,
         subjects=tuple(each.subject for each in contestants),
         rows=tuple(row for each in batches for row in each.rows(contestants)),
         ratios=tuple(ratio for each in batches for ratio in each.ratios_to_fp32(contestants)),
@@ -286,13 +286,13 @@ def _search(file: Artifact) -> Search | None:
 
 
 def _with_accuracy(
-    subject: Subject, engine: Engine, *, data: Path | None, pictures: Sequence[Picture], progress: Progress
+    subject: Subject, engine: Engine, *, data: DataFolder | Path | None, pictures: Sequence[Picture], progress: Progress
 ) -> Subject:
     """With the mIoU of the very file on the labelled pictures, or the reason why there is none."""
     if data is None:
         return dataclasses.replace(subject, miou_reason="no labelled folder was given: --data DIR")
     if any(picture.mask is None for picture in pictures):
-        return dataclasses.replace(subject, miou_reason=f"{data} has no masks/")
+        return dataclasses.replace(subject, miou_reason=f"{DataFolder.of(data).path} has no masks/")
     with progress(f"Evaluating {subject.model} in {subject.runtime}", len(pictures)) as done:
         scores = accuracy.scores(accuracy.confusion(engine, pictures, done=done), engine.spec)
     return dataclasses.replace(subject, miou=scores.miou, iou_by_class=scores.classes)

@@ -63,14 +63,14 @@ def _training(made_by: Document) -> dict[str, Any] | None:
     if "epoch" not in made_by:
         return None
     kept = {name: made_by.get(name) for name in ("epoch", "val_miou", "best")}
-    return {**kept, "plan": made_by.get("plan", {}), "validation": []}
+    return {**kept, "plan": made_by.get("plan", {}), "validation": [], "folder": None}
 
 
 def with_validation(origin: object) -> object:
     """An origin whose training remembers no images, as one that says so."""
     if not isinstance(origin, dict) or not isinstance(origin.get("training"), dict):
         return origin
-    return {**origin, "training": {"validation": [], **origin["training"]}}
+    return {**origin, "training": {"validation": [], "folder": None, **origin["training"]}}
 
 
 def proof(parity: object, made: Document) -> object:

@@ -22,7 +22,7 @@ from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import check
-from segdeploy.data.dataset import Picture
+from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.engines import BuildOptions, EngineFile
 from segdeploy.errors import InvalidRequestError
 from segdeploy.names import below
@@ -229,7 +229,7 @@ class ExportOptions:
 
     `weights`: a checkpoint, or "random"; None takes what training left, else what comes with the package. `size`:
     (height, width) of the network's input. `variant`: how an untrained network is built. `output`: class_map or logits.
-    `data`: images that prove, and in low precision decide what stays in float32; with masks/, mIoU counts. `force` lets
+    `data`: images that prove, and in low precision decide what stays in float32; with masks, mIoU counts. `force` lets
     warnings about its labels pass. Without `data`, packaged weights are proven on packaged images, and own weights on
     those that training validated on. `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`:
     write the images of the proof, with the masks that are right there, into a file beside the graph, so that other
@@ -244,7 +244,7 @@ class ExportOptions:
     size: tuple[int, int] | None = None
     variant: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "class_map"
-    data: Path | None = None
+    data: DataFolder | Path | None = None
     force: bool = False
     allow_inconclusive: bool = False
     proof_kit: bool = True

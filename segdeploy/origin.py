@@ -48,11 +48,20 @@ class ValidationPicture:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationFolder:
+    """The labelled folder of validation images; the path is relative to the folder of the checkpoint."""
+
+    path: str
+    layout: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOrigin:
     """The epoch that a checkpoint is of, its score on the validation images (mIoU in 0..1), and how it was trained.
 
     `best`: the best score so far, in the checkpoint that training resumes from. `plan`: the options, as JSON.
-    `validation`: some of the validation images, evenly spread; what the network becomes is proven on them.
+    `validation`: some of the validation images, evenly spread; what the network becomes is proven on them. `folder`:
+    where they lie, if only its layout tells how the masks are read; None where they are index masks.
     """
 
     epoch: int
@@ -60,6 +69,7 @@ class TrainingOrigin:
     plan: Mapping[str, Any]
     best: float | None = None
     validation: tuple[ValidationPicture, ...] = ()
+    folder: ValidationFolder | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

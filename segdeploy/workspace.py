@@ -9,10 +9,10 @@ from segdeploy.artifact import Artifact
 from segdeploy.certificate import WeightsKind
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset, layouts
-from segdeploy.data.dataset import Picture
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.data.dataset import DataFolder, Picture
+from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.names import below, shown
-from segdeploy.origin import WeightsOrigin
+from segdeploy.origin import ValidationPicture, WeightsOrigin
 from segdeploy.spec import Precision
 
 EXPORTS = Path("export")
@@ -274,13 +274,13 @@ def packaged_images() -> list[Path]:
     return sorted((PACKAGED / "calibration").glob("*.png"))
 
 
-def pictures_of(data: Path | None) -> list[Picture]:
+def pictures_of(data: Path | DataFolder | None) -> list[Picture]:
     """Validation images with masks of a labelled folder, all images of an unlabelled one, or the packaged ones."""
     if data is None:
         return [Picture(image, None) for image in packaged_images()]
     if layouts.is_labelled(data):
         return list(layouts.open_folder(data).val)
-    return [Picture(image, None) for image in dataset.image_files(data)]
+    return [Picture(image, None) for image in dataset.image_files(DataFolder.of(data).path)]
 
 
 def proof_images_of(graph: Artifact) -> list[Picture]:
@@ -308,15 +308,30 @@ def proof_images(weights: Weights) -> list[Picture]:
 
 def validated_on(source: Artifact) -> list[Picture]:
     """The images that training validated a checkpoint on, those that still are the same files."""
-    if source.origin.training is None:
+    training, folder = source.origin.training, source.path.parent
+    if training is None:
         return []
+    labelled = {} if training.folder is None else _labelled(folder / training.folder.path, training.folder.layout)
     found = []
-    for each in source.origin.training.validation:
-        image, mask = source.path.parent / each.image, source.path.parent / each.mask
-        if _is_file(image, each.image_sha256) and _is_file(mask, each.mask_sha256):
-            found.append(Picture(image, mask))
+    for each in training.validation:
+        image = folder / each.image
+        known = labelled.get(image.resolve()) if training.folder else Picture(image, folder / each.mask)
+        if known is not None and _is_same(known, each):
+            found.append(known)
     return found
 
 
-def _is_file(path: Path, sha256: str) -> bool:
-    return path.is_file() and artifact.sha256(path) == sha256
+def _labelled(folder: Path, layout: str) -> dict[Path, Picture]:
+    """The pictures of a labelled folder by their images; none where it is not whole any more."""
+    try:
+        pictures = layouts.open_folder(DataFolder(folder, layout)).pictures
+    except SegdeployError:
+        return {}
+    return {picture.image.resolve(): picture for picture in pictures}
+
+
+def _is_same(picture: Picture, known: ValidationPicture) -> bool:
+    """Whether an image and its mask have the bytes that a checkpoint remembers."""
+    if not picture.image.is_file() or not picture.label.is_file():
+        return False
+    return artifact.sha256(picture.image) == known.image_sha256 and picture.mask_sha256 == known.mask_sha256

@@ -20,7 +20,15 @@ from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Departure, Stage, WorstImage
 from segdeploy.errors import InvalidFileError
 from segdeploy.low_precision import Budget, Executed, LowPrecision
-from segdeploy.origin import Calibration, GraphOrigin, Origin, TrainingOrigin, ValidationPicture, WeightsOrigin
+from segdeploy.origin import (
+    Calibration,
+    GraphOrigin,
+    Origin,
+    TrainingOrigin,
+    ValidationFolder,
+    ValidationPicture,
+    WeightsOrigin,
+)
 from segdeploy.proof import limits
 from segdeploy.spec import Precision, Spec
 from segdeploy.target import BuildOptions, PlanFacts, Target, TypedNetwork
@@ -78,6 +86,7 @@ CERTIFICATE = Certificate(
     limits=limits.FLOAT32,
     departure=DEPARTURE,
 )
+FOLDER = ValidationFolder(path="../data", layout="voc")
 VALIDATION = ValidationPicture(image="a.png", image_sha256=SHA256, mask="m.png", mask_sha256=SHA256)
 ORIGIN = Origin(
     command="export",
@@ -92,7 +101,9 @@ ORIGIN = Origin(
     ),
     opset=20,
     torch="2.13.0",
-    training=TrainingOrigin(epoch=3, val_miou=0.5, plan={"epochs": 9}, best=0.75, validation=(VALIDATION,)),
+    training=TrainingOrigin(
+        epoch=3, val_miou=0.5, plan={"epochs": 9}, best=0.75, validation=(VALIDATION,), folder=FOLDER
+    ),
 )
 EXECUTED = Executed(delivered=Precision.INT8, delivered_share=0.9, wider=("down.0/Conv",), reason="it was looked into")
 LOW_PRECISION = LowPrecision(

@@ -23,6 +23,7 @@ WITHOUT_FRAMEWORKS = (
 # Who reads documents that others write, by string key: their formats have no types of ours.
 FOREIGN_FORMATS = {
     "checkpoints/checkpoint.py": "the header of a safetensors file",
+    "data/layouts/_cvat_xml.py": "the attributes of CVAT's XML",
     "earlier_files.py": "what segdeploy 0.1 wrote",
     "engines/_audit.py": "the JSON of TensorRT's inspector",
     "engines/ort.py": "the JSON of ONNX Runtime's profiler",

@@ -13,12 +13,14 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from segdeploy.data.dataset import DataFolder
     from segdeploy.engines import RunOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 FORMS = ("signed", "unsigned")  # those of `segdeploy.precision.forms`, which imports NumPy
 FOLDER = click.Path(path_type=Path, file_okay=False)
+LAYOUT = "segdeploy.layout"  # where a command's context keeps it
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -90,6 +92,37 @@ def _variant(_context: click.Context, _parameter: click.Parameter, values: tuple
     return variant
 
 
+def _layouts() -> list[str]:
+    from segdeploy.data import layouts
+
+    return layouts.names()
+
+
+def _keep_layout(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    """Read before the folder, whose value takes it in."""
+    context.meta[LAYOUT] = value
+
+
+def _folder(context: click.Context, parameter: click.Parameter, value: Path | None) -> "DataFolder | None":
+    """The folder with the layout that --layout names."""
+    from segdeploy.data.dataset import DataFolder
+
+    layout = context.meta.get(LAYOUT)
+    if value is None and layout is not None:
+        raise click.UsageError(f"--layout says how {parameter.opts[0]} is laid out: give both.")
+    return None if value is None else DataFolder(value, layout)
+
+
+def data(**attributes: Any) -> Decorator:  # noqa: ANN401 - click's own
+    """`--data`, a folder in the layout that `--layout` names; the command takes both as one DataFolder."""
+    return together(click.option("--data", type=FOLDER, callback=_folder, **attributes), _layout)
+
+
+def data_argument(name: str) -> Decorator:
+    """The same for a folder that is an argument."""
+    return together(click.argument(name, type=FOLDER, callback=_folder), _layout)
+
+
 def size(option: str = "--size", **attributes: Any) -> Decorator:  # noqa: ANN401 - click's own
     """An option whose value is HEIGHTxWIDTH."""
     return click.option(option, metavar="HxW", callback=_size, **attributes)
@@ -102,6 +135,15 @@ def run_options(cuda: str | None, *, cuda_graphs: bool, threads: int | None = No
     return RunOptions(threads=threads, cuda=cuda, cuda_graphs=cuda_graphs)
 
 
+_layout = click.option(
+    "--layout",
+    type=Names(_layouts),
+    metavar="NAME",
+    expose_value=False,
+    is_eager=True,
+    callback=_keep_layout,
+    help="How the labelled folder is laid out, such as cityscapes (docs/data.md). Default: it is recognised.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 required_model = click.option("--model", metavar="NAME", required=True, help="Network to use.")
 model = click.option(

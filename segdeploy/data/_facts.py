@@ -7,31 +7,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ImageFile
 
-from segdeploy import artifact, images, typed_json
+from segdeploy import artifact, typed_json
 from segdeploy._version import __version__
-from segdeploy.data import _threads
-from segdeploy.data.dataset import Dataset
+from segdeploy.data import _threads, sizes
+from segdeploy.data.dataset import Dataset, Picture
+from segdeploy.data.sizes import Size
 from segdeploy.errors import SegdeployError
 from segdeploy.progress import Progress, silent
 
+Label = tuple[Path, str]  # the file of a mask, and how it is read from it
+Key = TypeVar("Key")
 YOUNG_NS = 2_000_000_000  # a file that changed so lately may change again within one tick of the clock
-_ON_ITS_SIDE = {5, 6, 7, 8}  # EXIF orientations
-_EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
-
-
-class Size(NamedTuple):
-    """Pixels of an upright image, and the EXIF orientation (1 to 8) that it is turned by."""
-
-    height: int
-    width: int
-    orientation: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,57 +37,67 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Folder:
-    """Images and masks by their paths."""
+    """Images by their paths; masks by their files and by how they are read from them."""
 
     photos: Mapping[Path, Facts]
-    masks: Mapping[Path, Facts]
+    masks: Mapping[Label, Facts]
+
+    def of_mask(self, picture: Picture) -> Facts:
+        return self.masks[label_of(picture)]
 
 
-def of(data: Dataset, progress: Progress = silent) -> Folder:
+class _File(NamedTuple):
+    """Something to be read: its file, what tells it from others in that file, and what reads it."""
+
+    path: Path
+    identity: str
+    read: Callable[[], Facts]
+
+
+def label_of(picture: Picture) -> Label:
+    return picture.label, picture.reading.identity
+
+
+def of(data: Dataset, *, ignore_index: int, progress: Progress = silent) -> Folder:
     """Everything about the pictures of a folder; each mask is decoded, of each image the head alone."""
-    photos = list(dict.fromkeys(picture.image for picture in data.pictures))
-    masks = list(dict.fromkeys(picture.label for picture in data.pictures))
+    photos = {picture.image: _File(picture.image, "_photo", _photo_of(picture)) for picture in data.pictures}
+    masks = {label_of(picture): _mask_file(picture, ignore_index) for picture in data.pictures}
     memory = _Memory(data.root)
     with progress(f"Checking {data.root.name}", len(photos) + len(masks)) as done:
-        found = Folder(memory.facts(photos, _photo, done), memory.facts(masks, _mask, done))
+        found = Folder(memory.facts(photos, done), memory.facts(masks, done))
     memory.keep()
     return found
 
 
-def size(path: Path) -> Size:
-    """The size of an upright image; pixels are decoded only where nothing else tells. Raise as `images.read` does."""
-    return images.looked_at(path, _size)
+def _mask_file(picture: Picture, ignore_index: int) -> _File:
+    identity = f"_mask {picture.reading.identity}".rstrip()
+    if picture.reading.identity:  # only there void becomes the ignored index
+        identity = f"{identity} {ignore_index}"
+    return _File(picture.label, identity, functools.partial(_mask, picture, ignore_index))
 
 
-def _size(image: ImageFile.ImageFile, file: IO[bytes]) -> Size:
-    if image.format == "ICO":
-        image.load()  # what it says of its size may be wrong
-    file.seek(0)
-    content = file.read() if image.format == "PNG" else b""
-    is_upright = image.format == "TIFF" or (content and not any(mark in content for mark in _EXIF_OF_PNG))
-    orientation = 1 if is_upright else images.orientation(image)  # of a PNG it may stand behind the pixels
-    height, width = image.size if orientation in _ON_ITS_SIDE else image.size[::-1]
-    return Size(height, width, orientation)
+def _photo_of(picture: Picture) -> Callable[[], Facts]:
+    return functools.partial(_photo, picture.image)
 
 
 def _photo(path: Path) -> Facts:
     try:
-        return Facts(size(path))
+        return Facts(sizes.size(path))
     except SegdeployError as error:
         return Facts(None, refused=str(error))
 
 
-def _mask(path: Path) -> Facts:
+def _mask(picture: Picture, ignore_index: int) -> Facts:
     try:
-        counts = np.bincount(images.read_mask(path).ravel())
-        return Facts(size(path), tuple((int(value), int(counts[value])) for value in np.flatnonzero(counts)))
+        counts = np.bincount(picture.reading.class_map(picture.label, ignore_index=ignore_index).ravel())
+        size = picture.reading.size(picture.label)
+        return Facts(size, tuple((int(value), int(counts[value])) for value in np.flatnonzero(counts)))
     except SegdeployError as error:
         return Facts(None, refused=str(error))
 
 
 # What is remembered
 
-_Read = Callable[[Path], Facts]
 Stamp = tuple[int, int, int, int]  # size, inode, and when content and entry changed: nobody can set the last one
 
 
@@ -128,19 +130,19 @@ class _Memory:
             found = typed_json.convert(document, _Document, where=where, remedy="", partial=True)
             self._known = found.files if found.version == __version__ else {}
 
-    def facts(self, files: Sequence[Path], read: _Read, done: Callable[[], None]) -> dict[Path, Facts]:
+    def facts(self, files: Mapping[Key, _File], done: Callable[[], None]) -> dict[Key, Facts]:
         found = {}
-        for file, facts in _threads.each(functools.partial(self._one, read), files):
-            found[file] = facts
+        for key, facts in _threads.each(lambda key: self._one(files[key]), list(files)):
+            found[key] = facts
             done()
         return found
 
-    def _one(self, read: _Read, file: Path) -> Facts:
-        key, stamp = f"{read.__name__} {os.path.relpath(file, self._root)}", _stamp(file)
-        known = self._known.get(key)
-        facts = known.facts if known is not None and known.stamp == stamp else read(file)
+    def _one(self, file: _File) -> Facts:
+        name, stamp = f"{file.identity} {os.path.relpath(file.path, self._root)}", _stamp(file.path)
+        known = self._known.get(name)
+        facts = known.facts if known is not None and known.stamp == stamp else file.read()
         if stamp is not None and stamp[3] < time.time_ns() - YOUNG_NS:
-            self._kept[key] = _Remembered(stamp, facts)
+            self._kept[name] = _Remembered(stamp, facts)
         return facts
 
     def keep(self) -> None:

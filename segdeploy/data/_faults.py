@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from segdeploy import artifact
-from segdeploy.data._facts import Facts, Folder, Size
-from segdeploy.data.dataset import Dataset, Picture
-from segdeploy.data.layouts import Classes
+from segdeploy.data._facts import Facts, Folder, label_of
+from segdeploy.data.dataset import Classes, Dataset, Picture
+from segdeploy.data.sizes import Size
 
 MOST_IGNORED = 0.5  # of all pixels
 BINARY = {0, 255}
@@ -44,7 +44,7 @@ class Labels:
         """How many pixels of each value the masks of some pictures have."""
         total: Counter[int] = Counter()
         for picture in pictures:
-            total.update(dict(self.facts.masks[picture.label].pixels))
+            total.update(dict(self.facts.of_mask(picture).pixels))
         return total
 
     @functools.cached_property
@@ -59,7 +59,7 @@ class Labels:
     def sizes(self) -> Iterator[tuple[Picture, Size, Size]]:
         """Each picture with the size of its image and of its mask, where both can be read."""
         for picture in self.data.pictures:
-            photo, mask = self.facts.photos[picture.image].size, self.facts.masks[picture.label].size
+            photo, mask = self.facts.photos[picture.image].size, self.facts.of_mask(picture).size
             if photo is not None and mask is not None:
                 yield picture, photo, mask
 
@@ -98,12 +98,12 @@ def _counted(files: Sequence[Path], one: str, many: str) -> str:
 
 
 def _unreadable(labels: Labels) -> Iterator[Fault]:
-    kinds = (("mask", "masks", labels.facts.masks), ("image", "images", labels.facts.photos))
-    for one, many, known in kinds:
-        refused: dict[Path, str] = {path: facts.refused for path, facts in known.items() if facts.refused is not None}
+    masks = [(path, facts) for (path, _), facts in labels.facts.masks.items()]
+    for one, many, known in (("mask", "masks", masks), ("image", "images", list(labels.facts.photos.items()))):
+        refused = [(path, facts.refused) for path, facts in known if facts.refused is not None]
         if refused:
-            files = tuple(refused)
-            reason, remedy = refused[files[0]].split("\n", 1)
+            files = tuple(path for path, _ in refused)
+            reason, remedy = refused[0][1].split("\n", 1)
             what = f"{_counted(files, one, many)} cannot be used, the first: {reason}"
             yield Fault(severity="error", name=f"unreadable-{one}", what=what, remedy=remedy, files=files)
 
@@ -189,14 +189,15 @@ def _turned(labels: Labels) -> Iterator[Fault]:
 def _strange_values(labels: Labels) -> Iterator[Fault]:
     count = len(labels.network or labels.classes.names)
     allowed = {*range(count), labels.ignore_index}
-    found = {mask: _strange(facts, allowed) for mask, facts in labels.facts.masks.items()}
-    files = tuple(mask for mask, value in found.items() if value is not None)
-    if files:
+    found = [(mask, _strange(facts, allowed)) for (mask, _), facts in labels.facts.masks.items()]
+    strange = [(mask, value) for mask, value in found if value is not None]
+    if strange:
+        files = tuple(mask for mask, _ in strange)
         owner = "the folder names" if labels.network is None else "the network has"
         yield Fault(
             severity="error",
             name="strange-class",
-            what=f"{files[0]} has class {found[files[0]]}; {owner} {count} classes and ignores {labels.ignore_index}."
+            what=f"{files[0]} has class {strange[0][1]}; {owner} {count} classes and ignores {labels.ignore_index}."
             + (f" So have {len(files) - 1} more masks." if len(files) > 1 else ""),
             remedy="Give masks with these class indices, or name the index to ignore.",
             files=files,
@@ -238,7 +239,7 @@ def _absent_classes(labels: Labels) -> Iterator[Fault]:
     names = [(index, name) for index, name in enumerate(labels.classes.names) if index != labels.ignore_index]
     absent = [name for index, name in names if not everywhere[index]]
     unseen = [name for index, name in names if everywhere[index] and training and not training[index]]
-    said = "classes.csv names" if labels.classes.named else "the masks leave out"
+    said = f"{labels.classes.source} names" if labels.classes.named else "the masks leave out"
     if absent:
         yield Fault(
             severity="warning",
@@ -277,7 +278,8 @@ def _other_classes(labels: Labels) -> Iterator[Fault]:
     yield Fault(
         severity="warning",
         name="other-classes",
-        what=f"classes.csv names {_listed(labels.classes.names)}; the network's classes are {_listed(labels.network)}.",
+        what=f"{labels.classes.source} names {_listed(labels.classes.names)}; the network's classes are "
+        f"{_listed(labels.network)}.",
         remedy="Give masks and classes.csv in the order of the network's classes.",
     )
 
@@ -288,14 +290,15 @@ def _other_classes(labels: Labels) -> Iterator[Fault]:
 def _shared_masks(labels: Labels) -> Iterator[Fault]:
     images = defaultdict(set)
     for picture in labels.data.pictures:
-        images[picture.label].add(picture.image.name)
-    files = tuple(mask for mask, names in images.items() if len(names) > 1)
+        images[label_of(picture)].add(picture.image.name)
+    shared = {mask: sorted(names) for (mask, _), names in images.items() if len(names) > 1}
+    files = tuple(shared)
     if files:
         yield Fault(
             severity="warning",
             name="shared-mask",
             what=f"{_counted(files, 'mask belongs', 'masks belong')} to more than one image, the first: {files[0]} to "
-            f"{' and '.join(sorted(images[files[0]]))}.",
+            f"{' and '.join(shared[files[0]])}.",
             remedy="Rename an image and its mask, or name the masks in a second column of the lists.",
             files=files,
         )

@@ -13,7 +13,7 @@ from typing import Literal
 from segdeploy.artifact import Artifact
 from segdeploy.data import _facts, _faults, layouts
 from segdeploy.data._faults import Fault, Labels
-from segdeploy.data.dataset import Dataset
+from segdeploy.data.dataset import Classes, DataFolder, Dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.progress import Progress, silent
 
@@ -45,12 +45,13 @@ class ImageSize:
 class DataReport:
     """What a labelled folder holds, and what is wrong with it.
 
-    `images` counts those of the folder, `train` and `val` those with a mask that take part. `ignored`: share of all
-    pixels. `faults`: errors first; a warning may be meant.
+    `layout`: how it is laid out. `images` counts those of the folder, `train` and `val` those with a mask that take
+    part. `ignored`: share of all pixels. `faults`: errors first; a warning may be meant.
     """
 
     schema: Literal[1] = 1
     data: Path
+    layout: str
     images: int
     train: int
     val: int
@@ -62,9 +63,9 @@ class DataReport:
 
     def header(self) -> Iterator[str]:
         """Images, pairs, split, sizes and classes, in three lines."""
-        split = "by its lists" if self.listed else "every tenth validates"
+        split = "as the folder says" if self.listed else "every tenth validates"
         pairs = f"{self.train + self.val} with masks: {self.train} train, {self.val} val ({split})"
-        yield f"{self.data}: {self.images} images, {pairs}"
+        yield f"{self.data}, layout {self.layout}: {self.images} images, {pairs}"
         sizes = [f"{each.height}x{each.width} ({each.images})" for each in self.sizes[:MOST_SIZES]]
         more = len(self.sizes) - MOST_SIZES
         yield f"  sizes: {', '.join([*sizes, *([f'{more} others'] if more > 0 else [])])}"
@@ -79,17 +80,22 @@ class DataReport:
 
 
 def check(
-    root: Path, *, ignore_index: int = 255, network: Sequence[str] | None = None, progress: Progress = silent
+    root: Path | DataFolder,
+    *,
+    ignore_index: int = 255,
+    network: Sequence[str] | None = None,
+    progress: Progress = silent,
 ) -> DataReport:
     """Everything that can be said of a labelled folder. `network`: the classes of the one that is scored on it.
 
     Raise SegdeployError where it cannot be opened: an image without a mask, a list that names what is not there.
     """
     data = layouts.open_folder(root)
-    facts = _facts.of(data, progress)
+    facts = _facts.of(data, ignore_index=ignore_index, progress=progress)
     labels = Labels(data, facts, _classes(data, ignore_index, network), ignore_index, network)
     return DataReport(
-        data=root,
+        data=data.root,
+        layout=data.layout,
         images=len({picture.image for picture in data.pictures}) + data.unlisted,
         train=len(data.train),
         val=len(data.val),
@@ -101,7 +107,7 @@ def check(
     )
 
 
-def require_for(file: Artifact, root: Path | None, *, force: bool, progress: Progress = silent) -> None:
+def require_for(file: Artifact, root: Path | DataFolder | None, *, force: bool, progress: Progress = silent) -> None:
     """Do as `require`, for what is scored on a folder; one without masks has no faults.
 
     A network of random weights has classes in name only.
@@ -112,7 +118,7 @@ def require_for(file: Artifact, root: Path | None, *, force: bool, progress: Pro
 
 
 def require(
-    root: Path,
+    root: Path | DataFolder,
     *,
     ignore_index: int,
     network: Sequence[str] | None = None,
@@ -128,7 +134,7 @@ def require(
         if fault not in stopping:
             log.warning("Warning: %s", fault.what)
     if stopping:
-        raise refusal(stopping, root)
+        raise refusal(stopping, report.data)
 
 
 def refusal(faults: Sequence[Fault], root: Path) -> InvalidFileError:
@@ -142,15 +148,15 @@ def refusal(faults: Sequence[Fault], root: Path) -> InvalidFileError:
     return InvalidFileError(what, remedy)
 
 
-def _classes(data: Dataset, ignore_index: int, network: Sequence[str] | None) -> layouts.Classes:
+def _classes(data: Dataset, ignore_index: int, network: Sequence[str] | None) -> Classes:
     """Those that the folder names, else those of the network, else as many as the masks have."""
     try:
         found = layouts.classes_of(data, ignore_index=ignore_index)
     except InvalidRequestError:
         if network is None:
             raise
-        return layouts.Classes(tuple(network), (), named=False)
-    return found if found.named or network is None else layouts.Classes(tuple(network), (), named=False)
+        return Classes(tuple(network), (), named=False)
+    return found if found.named or network is None else Classes(tuple(network), (), named=False)
 
 
 def _shares(labels: Labels) -> Iterator[ClassShare]:

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segdeploy.data import dataset
-from segdeploy.data.layouts import Classes
+from segdeploy.data.dataset import Classes
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.spec import MAX_CLASSES
 
 NAME = "classes.csv"
 _HEADERS = (["r", "g", "b"], ["red", "green", "blue"])
+
+
+def of(folder: Path) -> Classes | None:
+    """What the `classes.csv` of a folder says; None where there is none."""
+    return read(folder / NAME) if (folder / NAME).is_file() else None
 
 
 def read(table: Path) -> Classes:
@@ -29,6 +34,14 @@ def read(table: Path) -> Classes:
             f"{table} names {len(rows)} classes; a class map holds 1 to {MAX_CLASSES}.", "Merge classes."
         )
     return Classes(tuple(name for name, _ in rows), tuple(colour for _, colour in rows))
+
+
+def text(classes: Classes) -> str:
+    """What `read` gives back as these classes."""
+    written = io.StringIO()
+    rows = ([name, *colour] for name, colour in zip(classes.names, classes.colours, strict=True))
+    csv.writer(written, lineterminator="\n").writerows(rows)
+    return written.getvalue()
 
 
 def _rows(text: str) -> Iterator[list[str]]:

@@ -1,33 +1,35 @@
-"""Index masks from masks in colours."""
+"""Our own layout out of any other, and index masks out of masks in colours."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import artifact, images
-from segdeploy.data import _threads, class_table, dataset
-from segdeploy.data.layouts import Classes
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.data import _threads, class_table, dataset, layouts
+from segdeploy.data.dataset import Classes, DataFolder, Dataset, Picture
+from segdeploy.data.readings import UNKNOWN, VOID, Colour, Colours
+from segdeploy.errors import InvalidRequestError
 from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.spec import MAX_CLASSES
 
-Colour = tuple[int, int, int]
-UNKNOWN = -1
+IN_THE_TABLE = "Name it there, or ignore it: --void {colour}; all that it does not name: --void-others"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertOptions:
-    """How colours become classes.
+    """What becomes of void, and of colours.
 
-    `classes`: the table, by default `classes.csv` beside the folder. `void`: RGB colours that become `ignore_index`;
-    with `void_others` so does every colour that the table does not name.
+    `ignore_index`: what is written for void. Of a folder of masks in colours: `classes` is the table, by default
+    `classes.csv` beside the folder; `void`: RGB colours that are void, with `void_others` every colour is that the
+    table does not name.
     """
 
     classes: Path | None = None
@@ -44,7 +46,10 @@ CONVERT = ConvertOptions()
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertReport:
-    """Where the index masks lie, how many, and the pixels of each class; `ignored`: pixels that were set void."""
+    """Where the masks lie, or the folder of images and masks; how many masks, and the pixels of each class.
+
+    `ignored`: pixels that are void.
+    """
 
     schema: Literal[1] = 1
     out: Path
@@ -53,94 +58,152 @@ class ConvertReport:
     ignored: int
 
 
-def convert(
-    colours: Path, out: Path, *, options: ConvertOptions = CONVERT, progress: Progress = silent
-) -> ConvertReport:
-    """Write an index PNG into `out` for every mask of a folder, of the same stem, coloured as it was.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """A mask to be read and where it is written, with its image where that goes along."""
 
-    Raise InvalidFileError where a mask has a colour that nothing names; then no mask is written.
+    picture: Picture
+    mask: Path
+    image: Path | None = None
+
+    @property
+    def targets(self) -> list[Path]:
+        return [self.mask] if self.image is None else [self.mask, self.image]
+
+
+def convert(
+    source: Path | DataFolder, out: Path, *, options: ConvertOptions = CONVERT, progress: Progress = silent
+) -> ConvertReport:
+    """Write a labelled folder of any layout as one of ours: images/, masks/, classes.csv, and its lists.
+
+    A folder that no layout recognises holds masks in colours: an index PNG of the same stem is written into `out` for
+    each. Raise InvalidFileError where a mask cannot be read, or has a colour that nothing names; then nothing is
+    written.
     """
-    table = class_table.read(options.classes or colours.parent / class_table.NAME)
-    targets = _targets(colours, out)
-    work = functools.partial(_converted, indices=_indices(table, options), table=table, targets=targets)
+    folder = DataFolder.of(source)
+    if not layouts.is_labelled(folder):
+        table = class_table.read(options.classes or folder.path.parent / class_table.NAME)
+        return _written(_jobs_of_colours(folder.path, out, table, options), out, table, options, progress)
+    if options.classes is not None or options.void or options.void_others:
+        raise InvalidRequestError(
+            f"{folder.path} is a labelled folder, whose layout says its classes.",
+            "Leave out --classes, --void and --void-others: they are for a folder of masks in colours.",
+        )
+    data = layouts.open_folder(folder)
+    classes = layouts.classes_of(data, ignore_index=options.ignore_index)
+    _require_apart(classes, options)
+    jobs, lists = _jobs_of_folder(data, out), _lists(data, out)
+    report = _written(jobs, out, classes, options, progress, besides=[*lists, out / class_table.NAME])
+    for path, text in {**lists, out / class_table.NAME: class_table.text(classes)}.items():
+        artifact.write_atomically(path, text.encode("utf-8", "surrogateescape"))
+    return report
+
+
+def _written(
+    jobs: Sequence[_Job],
+    out: Path,
+    classes: Classes,
+    options: ConvertOptions,
+    progress: Progress,
+    *,
+    besides: Iterable[Path] = (),
+) -> ConvertReport:
+    """Do the jobs, all of them or none."""
+    _require_free([*(target for job in jobs for target in job.targets), *besides])
+    work = functools.partial(_converted, classes=classes, ignore_index=options.ignore_index)
     counts = np.zeros(MAX_CLASSES, np.int64)
     is_whole = False
     try:
-        with progress(f"Converting {colours.name}", len(targets)) as done:
-            for _, pixels in _threads.each(work, list(targets)):
+        with progress(f"Converting to {out.name}", len(jobs)) as done:
+            for _, pixels in _threads.each(work, jobs):
                 counts += pixels
                 done()
         is_whole = True
     finally:
-        for target in [] if is_whole else targets.values():
+        for target in [] if is_whole else [target for job in jobs for target in job.targets]:
             target.unlink(missing_ok=True)
-    pixels_of = {name: int(counts[index]) for index, name in enumerate(table.names)}
-    return ConvertReport(out=out, masks=len(targets), pixels=pixels_of, ignored=int(counts[options.ignore_index]))
+    pixels_of = {name: int(counts[index]) for index, name in enumerate(classes.names)}
+    return ConvertReport(out=out, masks=len(jobs), pixels=pixels_of, ignored=int(counts[options.ignore_index]))
 
 
-def _targets(colours: Path, out: Path) -> dict[Path, Path]:
-    """Where each mask is written; never over a file that is there."""
-    files = [path for path in dataset.files_in(colours) if dataset.is_image(path)]
-    if not files:
-        raise InvalidRequestError(f"{colours} is missing or has no masks.", "Give a folder of masks in colours.")
-    found: dict[Path, Path] = {}
-    for file in files:
-        target = out / f"{file.stem}.png"
-        if target in found.values() or os.path.lexists(target):
-            raise InvalidRequestError(f"{target} is there already, or is of two masks.", "Give an empty folder: --out")
-        found[file] = target
-    return found
+def _require_free(targets: Sequence[Path]) -> None:
+    """Raise InvalidRequestError where a file would be written over another."""
+    twice = [target for target, count in Counter(targets).items() if count > 1]
+    if taken := [target for target in targets if os.path.lexists(target)] or twice:
+        raise InvalidRequestError(f"{taken[0]} is there already, or is of two masks.", "Give an empty folder: --out")
 
 
-def _indices(table: Classes, options: ConvertOptions) -> NDArray[np.int16]:
-    """The class index of every colour, by red, green and blue in 24 bits; UNKNOWN for those without one."""
-    found = np.full(2**24, options.ignore_index if options.void_others else UNKNOWN, np.int16)
-    if options.ignore_index < len(table.names):
-        raise InvalidRequestError(
-            f"{options.ignore_index} is ignored, and is the index of {table.names[options.ignore_index]}.",
-            f"Ignore an index from {len(table.names)} on: --ignore-index",
-        )
-    owners: dict[Colour, str] = {}
-    void = [("void", colour, options.ignore_index) for colour in options.void]
-    classes = zip(table.names, table.colours, range(len(table.names)), strict=True)
-    for name, colour, index in [*classes, *void]:
-        if owners.setdefault(colour, name) != name:
-            raise InvalidRequestError(
-                f"{owners[colour]} and {name} have one colour, {_text(colour)}.", "Give each its own, in classes.csv."
-            )
-        found[_packed(np.array(colour))] = index
-    return found
-
-
-def _converted(
-    file: Path, *, indices: NDArray[np.int16], table: Classes, targets: Mapping[Path, Path]
-) -> NDArray[np.int64]:
+def _converted(job: _Job, *, classes: Classes, ignore_index: int) -> NDArray[np.int64]:
     """(256,) pixels of each value that was written."""
-    if images.looked_at(file, lambda image, _: images.is_lossy(image)):
-        raise InvalidFileError(
-            f"{file} is a JPEG, which changes colours.", "Give the masks as PNG, as they were drawn."
-        )
-    packed = _packed(images.read(file))
-    found = indices[packed]
-    if (unknown := packed[found == UNKNOWN]).size:
-        first = int(unknown[0])
-        colour = _text((first >> 16, first >> 8 & 255, first & 255))
-        raise InvalidFileError(
-            f"{file} has the colour {colour}, which classes.csv does not name ({unknown.size / packed.size:.1%} of the "
-            "pixels have such).",
-            f"Name it there, or ignore it: --void {colour}; all that it does not name: --void-others",
-        )
-    class_map = found.astype(np.uint8)
-    artifact.write_atomically(targets[file], images.mask_png(class_map, table.colours))
+    class_map = job.picture.required_truth(classes=len(classes.names), ignore_index=ignore_index)
+    artifact.write_atomically(job.mask, images.mask_png(class_map, classes.colours))
+    if job.image is not None:
+        artifact.write_atomically(job.image, job.picture.image.read_bytes())
     return np.bincount(class_map.ravel(), minlength=MAX_CLASSES)
 
 
-def _packed(rgb: NDArray[Any]) -> NDArray[np.uint32]:
-    """(..., 3) -> (...)."""
-    red, green, blue = np.moveaxis(rgb.astype(np.uint32), -1, 0)
-    packed: NDArray[np.uint32] = red << 16 | green << 8 | blue
-    return packed
+# A labelled folder
 
 
-def _text(colour: Colour) -> str:
-    return ",".join(map(str, colour))
+def _jobs_of_folder(data: Dataset, out: Path) -> list[_Job]:
+    names = _names(data)
+    return [
+        _Job(picture, out / "masks" / f"{Path(name).stem}.png", out / "images" / name)
+        for picture, name in zip(dict.fromkeys(data.pictures), names.values(), strict=True)
+    ]
+
+
+def _names(data: Dataset) -> dict[Path, str]:
+    """What each image is called; with its folders in front where two have one stem."""
+    files = [picture.image for picture in dict.fromkeys(data.pictures)]
+    counts = Counter(file.stem for file in files)
+    return {
+        file: file.name if counts[file.stem] == 1 else "_".join(Path(os.path.relpath(file, data.root)).parts)
+        for file in files
+    }
+
+
+def _lists(data: Dataset, out: Path) -> dict[Path, str]:
+    """The lists of what trains and what validates, where there is something in them."""
+    names = _names(data)
+    parts = {"train.txt": data.train, "val.txt": data.val}
+    return {
+        out / name: "".join(f"{names[picture.image]}\n" for picture in pictures)
+        for name, pictures in parts.items()
+        if pictures
+    }
+
+
+# Masks in colours
+
+
+def _jobs_of_colours(colours: Path, out: Path, table: Classes, options: ConvertOptions) -> list[_Job]:
+    files = [path for path in dataset.files_in(colours) if dataset.is_image(path)]
+    if not files:
+        raise InvalidRequestError(f"{colours} is missing or has no masks.", "Give a folder of masks in colours.")
+    reading = _reading(table, options)
+    return [_Job(Picture(file, file, reading), out / f"{file.stem}.png") for file in files]
+
+
+def _reading(table: Classes, options: ConvertOptions) -> Colours:
+    _require_apart(table, options)
+    owners: dict[Colour, str] = {}
+    classes = zip(table.names, table.colours, range(len(table.names)), strict=True)
+    found = [*classes, *(("void", colour, VOID) for colour in options.void)]
+    for name, colour, _ in found:
+        if owners.setdefault(colour, name) != name:
+            raise InvalidRequestError(
+                f"{owners[colour]} and {name} have one colour, {','.join(map(str, colour))}.",
+                "Give each its own, in classes.csv.",
+            )
+    indices = tuple((colour, index) for _, colour, index in found)
+    return Colours(indices, class_table.NAME, VOID if options.void_others else UNKNOWN, IN_THE_TABLE)
+
+
+def _require_apart(classes: Classes, options: ConvertOptions) -> None:
+    """Raise InvalidRequestError where the ignored index is a class's."""
+    if options.ignore_index < len(classes.names):
+        raise InvalidRequestError(
+            f"{options.ignore_index} is ignored, and is the index of {classes.names[options.ignore_index]}.",
+            f"Ignore an index from {len(classes.names)} on: --ignore-index",
+        )

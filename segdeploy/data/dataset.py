@@ -5,12 +5,17 @@ import dataclasses
 import sys
 import unicodedata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
+from segdeploy.data.readings import INDICES, Colour, Reading
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+
+if TYPE_CHECKING:
+    import os
 
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -18,28 +23,52 @@ _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Picture:
-    """An image, with its mask where there is one."""
+    """An image, with the file that holds its mask where there is one, and how the mask is read from it."""
 
     image: Path
     mask: Path | None
+    reading: Reading = INDICES
 
     def truth(self, *, classes: int, ignore_index: int) -> NDArray[np.uint8] | None:
         """(H, W) class indices, each below `classes` or equal to `ignore_index`; None without a mask."""
-        return None if self.mask is None else read_truth(self.mask, classes=classes, ignore_index=ignore_index)
+        return None if self.mask is None else self.required_truth(classes=classes, ignore_index=ignore_index)
+
+    def required_truth(self, *, classes: int, ignore_index: int) -> NDArray[np.uint8]:
+        """As `truth`. Raise InvalidRequestError where there is no mask."""
+        return read_truth(self.label, classes=classes, ignore_index=ignore_index, reading=self.reading)
 
     @property
     def label(self) -> Path:
-        """The mask. Raise InvalidRequestError where there is none."""
+        """The file of the mask. Raise InvalidRequestError where there is none."""
         if self.mask is None:
             raise InvalidRequestError(f"{self.image} has no mask.", "Bring one, or leave the image out of the lists.")
         return self.mask
+
+    @property
+    def mask_sha256(self) -> str | None:
+        """Of all that the mask is made from; None without one."""
+        return None if self.mask is None else self.reading.sha256(self.mask)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Classes:
+    """Class names and their RGB colours, by class index. `named`: the folder says them; else they are numbers.
+
+    `source`: what names them, as errors call it.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    named: bool = True
+    source: str = "classes.csv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dataset:
     """A labelled folder, divided: every picture has a mask. `has_val_list`: the folder says itself what validates.
 
-    `unlisted`: how many images take no part. `strays`: files that are called like a mask and are no image.
+    `unlisted`: how many images take no part. `strays`: files that are called like a mask and are no image. `classes`:
+    what the folder or its kind says of them, None where they are numbers. `layout`: the name of how it is laid out.
     """
 
     root: Path
@@ -48,11 +77,26 @@ class Dataset:
     has_val_list: bool = False
     unlisted: int = 0
     strays: tuple[Path, ...] = ()
+    classes: Classes | None = None
+    layout: str = "plain"
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
         """Those that train, then those that validate."""
         return (*self.train, *self.val)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataFolder:
+    """A folder of images, labelled or not. `layout`: how it is laid out; where it is None, that is recognised."""
+
+    path: Path
+    layout: str | None = None
+
+    @classmethod
+    def of(cls, given: "DataFolder | str | os.PathLike[str]") -> "DataFolder":
+        """A folder that may be named by its path alone."""
+        return given if isinstance(given, DataFolder) else cls(Path(given))
 
 
 def is_litter(name: str) -> bool:
@@ -87,9 +131,9 @@ def image_files(root: Path) -> list[Path]:
     return found
 
 
-def read_truth(mask: Path, *, classes: int, ignore_index: int) -> NDArray[np.uint8]:
+def read_truth(mask: Path, *, classes: int, ignore_index: int, reading: Reading = INDICES) -> NDArray[np.uint8]:
     """(H, W) class indices, each below `classes` or equal to `ignore_index`."""
-    truth = images.read_mask(mask)
+    truth = reading.class_map(mask, ignore_index=ignore_index)
     strange = np.setdiff1d(np.unique(truth), [*range(classes), ignore_index])
     if strange.size:
         raise InvalidFileError(

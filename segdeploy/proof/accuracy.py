@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from segdeploy import images, metrics
-from segdeploy.data import dataset
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine
 from segdeploy.spec import Precision, Spec
@@ -17,7 +16,7 @@ def confusion(engine: Engine, pictures: Iterable[Picture], *, done: Callable[[],
     spec = engine.spec
     counts = np.zeros((len(spec.classes),) * 2, np.int64)
     for picture in pictures:
-        truth = dataset.read_truth(picture.label, classes=len(counts), ignore_index=spec.ignore_index)
+        truth = picture.required_truth(classes=len(counts), ignore_index=spec.ignore_index)
         predicted = engine.segment(images.read(picture.image))
         counts += against(truth, predicted, spec)
         done()

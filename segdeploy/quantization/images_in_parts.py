@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from segdeploy import artifact, images
 from segdeploy.data import dataset, layouts
-from segdeploy.data.dataset import Picture
+from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.origin import Calibration
 from segdeploy.spec import Spec
@@ -29,7 +29,7 @@ class Parts:
     skipped: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
 
-def parts_of(*, at_hand: Sequence[Picture], calibrate: Path | None, data: Path | None) -> Parts:
+def parts_of(*, at_hand: Sequence[Picture], calibrate: Path | None, data: Path | DataFolder | None) -> Parts:
     """Divide images; those without labels by their bytes alone: sorted by sha256, even ones decide and odd ones prove.
 
     A labelled folder's validation images prove and its training images decide; where nothing trains, the folder is
@@ -42,8 +42,8 @@ def parts_of(*, at_hand: Sequence[Picture], calibrate: Path | None, data: Path |
         rank, prove = _divided_folder(data)
     elif given is not None:
         readable, skipped = _readable(_distinct(given)[: 2 * max(MOST_CALIBRATING, MOST_RANKING)])
-        masks = {} if calibrate is not None else {picture.image: picture.mask for picture in at_hand}
-        rank, prove = _divided([Picture(file, masks.get(file)) for file in readable])
+        labelled = {} if calibrate is not None else {picture.image: picture for picture in at_hand}
+        rank, prove = _divided([labelled.get(file, Picture(file, None)) for file in readable])
         given = None
     else:
         raise InvalidRequestError(
@@ -72,9 +72,9 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _divided_folder(data: Path) -> tuple[list[Picture], list[Picture]]:
+def _divided_folder(data: Path | DataFolder) -> tuple[list[Picture], list[Picture]]:
     if not layouts.is_labelled(data):
-        return _divided([Picture(image, None) for image in dataset.image_files(data)])
+        return _divided([Picture(image, None) for image in dataset.image_files(DataFolder.of(data).path)])
     labelled = layouts.open_folder(data)
     train, val = list(labelled.train), list(labelled.val)
     if not train:

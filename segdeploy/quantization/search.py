@@ -98,7 +98,8 @@ def search_for(recipe: Recipe, judge: Judge, rank: Sequence[Picture], budget: Bu
 
 def _key(recipe: Recipe, rank: Sequence[Picture]) -> str:
     """A name for all that the measurements of a search depend on."""
-    hashes = [artifact.sha256(file) for picture in rank for file in (picture.image, picture.mask) if file is not None]
+    files = [sha256 for picture in rank for sha256 in (artifact.sha256(picture.image), picture.mask_sha256)]
+    hashes = [sha256 for sha256 in files if sha256 is not None]
     ranges = typed_json.to_builtins(recipe.calibration)
     facts = [__version__, recipe.fp32.sha256, recipe.path.name, ranges, sorted(recipe.layers.in_float), hashes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

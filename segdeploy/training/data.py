@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from segdeploy import images
-from segdeploy.data import dataset
 from segdeploy.data.dataset import Picture
 from segdeploy.errors import MissingRuntimeError, SegdeployError
 from segdeploy.spec import Spec
@@ -114,7 +113,7 @@ def _worker_failure(error: Exception) -> Exception:
 def _stretched(sample: Picture, spec: Spec) -> Pair:
     height, width = spec.height - 2 * spec.margin, spec.width - 2 * spec.margin
     photo = images.to_network_size(images.read(sample.image), height=height, width=width)
-    truth = dataset.read_truth(sample.label, classes=len(spec.classes), ignore_index=spec.ignore_index)
+    truth = sample.required_truth(classes=len(spec.classes), ignore_index=spec.ignore_index)
     return photo, images.to_photo_size(truth, height=height, width=width)
 
 

@@ -23,9 +23,10 @@ from segdeploy import artifact, images, locks, metrics, models, typed_json
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
+from segdeploy.data.readings import INDICES
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.names import below, require_new_name
-from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
+from segdeploy.origin import Origin, TrainingOrigin, ValidationFolder, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
 from segdeploy.training.data import TrainingData, batches, loader
@@ -115,7 +116,7 @@ class _Run:
         self.last_path = begin.with_name(f"{begin.name}.last.safetensors")
         self.log_path = begin.with_name(f"{begin.name}.log.jsonl")
         self.best = -math.inf
-        self.validation = _remembered(data.val, begin.parent)
+        self.validation, self.folder = _remembered(data.val, begin.parent), _folder_of(data, begin.parent)
         _require(options.device)
         if not data.train:
             raise InvalidRequestError(
@@ -200,7 +201,7 @@ class _Run:
         self.network.eval()
         counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
         for sample in self.data.val:
-            truth = dataset.read_truth(sample.label, classes=len(counts), ignore_index=self.spec.ignore_index)
+            truth = sample.required_truth(classes=len(counts), ignore_index=self.spec.ignore_index)
             photo = images.prepared(images.read(sample.image), self.spec)
             with torch.inference_mode():
                 class_map = self.input(torch.from_numpy(photo[None]).to(self.options.device))[0].cpu().numpy()
@@ -213,7 +214,11 @@ class _Run:
             log.write(json.dumps(typed_json.to_builtins(record)) + "\n")
         score = record.val_miou if record.val_miou is not None else -record.loss
         training = TrainingOrigin(
-            epoch=epoch + 1, val_miou=record.val_miou, plan=_json(self.options), validation=self.validation
+            epoch=epoch + 1,
+            val_miou=record.val_miou,
+            plan=_json(self.options),
+            validation=self.validation,
+            folder=self.folder,
         )
         if score > self.best:
             self.best = score
@@ -288,10 +293,16 @@ def _remembered(pictures: Sequence[dataset.Picture], out: Path) -> tuple[Validat
             image=os.path.relpath(each.image, out),
             image_sha256=artifact.sha256(each.image),
             mask=os.path.relpath(each.label, out),
-            mask_sha256=artifact.sha256(each.label),
+            mask_sha256=each.reading.sha256(each.label),
         )
         for each in some
     )
+
+
+def _folder_of(data: dataset.Dataset, out: Path) -> ValidationFolder | None:
+    if all(each.reading == INDICES for each in data.val):
+        return None
+    return ValidationFolder(path=os.path.relpath(data.root, out), layout=data.layout)
 
 
 def _resumable(state: artifact.Artifact, spec: Spec, options: TrainOptions) -> tuple[int, float]:

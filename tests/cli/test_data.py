@@ -12,7 +12,7 @@ from command_line import SMALL, assert_refused
 from conftest import COMMAND, Run, photograph
 from PIL import Image
 
-HEADER = "data: 6 images, 6 with masks: 3 train, 3 val (by its lists)"
+HEADER = "data, layout plain: 6 images, 6 with masks: 3 train, 3 val (as the folder says)"
 
 
 @pytest.fixture

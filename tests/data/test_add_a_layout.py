@@ -11,6 +11,7 @@ from PIL import Image
 
 import segdeploy
 from segdeploy.data import layouts
+from segdeploy.data.dataset import DataFolder
 from segdeploy.errors import InvalidRequestError
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-layout.md"
@@ -63,7 +64,7 @@ def pairs(labelled: Path, tmp_path: Path) -> Path:
 def test_it_is_known_because_it_is_there(pairs: Path, labelled: Path) -> None:
     assert "pairs" in layouts.names()
     assert [picture.image.name for picture in layouts.open_folder(pairs).val] == ["0.jpg"]
-    assert layouts.layout("plain").open_folder(labelled) == layouts.open_folder(labelled)
+    assert layouts.open_folder(labelled).layout == "plain"
     assert segdeploy.evaluate("unet", data=pairs, engine="ort:fp32").images == 1
     (pairs / "classes.csv").write_text("ground,0,0,0\nthing,9,9,9\n")
     classes = layouts.classes_of(layouts.open_folder(pairs), ignore_index=255)
@@ -71,12 +72,17 @@ def test_it_is_known_because_it_is_there(pairs: Path, labelled: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_it_is_asked_before_the_plain_one(pairs: Path, labelled: Path) -> None:
-    """Plain is what every folder is taken for in the end."""
+def test_a_folder_that_two_recognise_is_opened_by_neither(pairs: Path, labelled: Path) -> None:
+    """Until one is named: either would read other masks."""
     for name in ("images", "masks"):
         (labelled / name).rename(pairs / name)
-    assert layouts.layout("plain").recognises(pairs)
-    assert layouts.open_folder(pairs) == layouts.layout("pairs").open_folder(pairs)
+    with pytest.raises(InvalidRequestError, match="looks like the layouts pairs and plain") as refused:
+        layouts.open_folder(pairs)
+    assert "--layout pairs" in refused.value.remedy
+    for name in ("pairs", "plain"):
+        named = layouts.open_folder(DataFolder(pairs, name))
+        assert named.layout == name
+        assert named.pictures == layouts.layout(name).open_folder(pairs).pictures
 
 
 @pytest.mark.usefixtures("folder")

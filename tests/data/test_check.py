@@ -93,7 +93,7 @@ def test_a_sound_folder_has_no_fault_and_says_how_it_is_divided(root: Path) -> N
     report = check.check(root)
     assert report.faults == ()
     assert list(report.header()) == [
-        f"{root}: 12 images, 12 with masks: 10 train, 2 val (every tenth validates)",
+        f"{root}, layout plain: 12 images, 12 with masks: 10 train, 2 val (every tenth validates)",
         "  sizes: 12x16 (12)",
         "  classes: class_0 50.0%, class_1 50.0%; ignored 0.0%",
     ]
@@ -427,7 +427,7 @@ def test_a_warning_stops_unless_it_is_forced_and_is_said(root: Path, caplog: pyt
     with pytest.raises(InvalidFileError, match="no pixel is of rider") as refused:
         check.require(root, ignore_index=255, force=False)
     assert refused.value.remedy.endswith("Where it is meant so: --force")
-    assert caplog.messages[0].startswith(f"{root}: 12 images")
+    assert caplog.messages[0].startswith(f"{root}, layout plain: 12 images")
     caplog.clear()
     check.require(root, ignore_index=255, force=True)
     assert caplog.messages[-1] == "Warning: no pixel is of rider: classes.csv names it."

@@ -26,7 +26,7 @@ _subjects = options.together(
     ),
     click.option("--all", "every", is_flag=True, help="Every runtime and precision that this machine can use."),
     options.running,
-    click.option("--data", type=options.FOLDER, help="Labelled folder: adds the mIoU of the very file that is timed."),
+    options.data(help="Labelled folder: adds the mIoU of the very file that is timed."),
     options.force,
 )
 _effort = options.together(

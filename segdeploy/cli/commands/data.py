@@ -1,4 +1,4 @@
-"""Check a labelled folder, or make index masks out of masks in colours."""
+"""Check a labelled folder, or convert it to our own layout."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from segdeploy.cli import bars, options, rendering
 
 if TYPE_CHECKING:
     from segdeploy.data.check import DataReport
+    from segdeploy.data.dataset import DataFolder
 
 ORDER = 5
 NO_JSON = "it only groups commands, which print theirs"
@@ -20,21 +21,22 @@ _ignore_index = click.option("--ignore-index", default=255, show_default=True, t
 
 @click.group(short_help=__doc__)
 def data() -> None:
-    """Check a labelled folder, or make index masks out of masks in colours.
+    """Check a labelled folder, or convert it to our own layout.
 
     \b
       segdeploy data check DIR                    what is in it, and what is wrong with it
+      segdeploy data convert DIR --out NEW        images/, masks/ and lists out of any layout of docs/data.md
       segdeploy data convert DIR/colours --out DIR/masks --void 0,0,0
                                                   class indices by the colours of DIR/classes.csv
     """  # noqa: D301 - a raw string would not hold click's mark
 
 
 @data.command(short_help="Say what a labelled folder holds, and what is wrong with it.")
-@click.argument("folder", type=options.FOLDER)
+@options.data_argument("folder")
 @_ignore_index
 @options.force
 @options.as_json
-def check(*, folder: Path, ignore_index: int, force: bool, as_json: bool) -> None:
+def check(*, folder: "DataFolder", ignore_index: int, force: bool, as_json: bool) -> None:
     """Say what FOLDER holds and what is wrong with it; exit 3 where something is.
 
     `train`, `eval`, `export`, `parity`, `bench` and `sensitivity` check their --data in the same way. docs/data.md says
@@ -46,7 +48,7 @@ def check(*, folder: Path, ignore_index: int, force: bool, as_json: bool) -> Non
     report = api.check_data(folder, ignore_index=ignore_index, progress=bars.show_progress)
     rendering.show(report, as_json=as_json, lines=_lines(report))
     if stopping := report.stopping(force=force):
-        raise refusal(stopping, folder)
+        raise refusal(stopping, folder.path)
 
 
 def _lines(report: "DataReport") -> Iterator[str]:
@@ -67,23 +69,23 @@ def _colours(_context: click.Context, _parameter: click.Parameter, values: Seque
     return [(int(colour[1]), int(colour[2]), int(colour[3])) for colour in found if colour is not None]
 
 
-@data.command(short_help="Make index masks out of masks in colours.")
-@click.argument("colours", type=options.FOLDER)
-@click.option("--out", required=True, type=options.FOLDER, help="Where index masks go; none may be there yet.")
-@click.option("--classes", type=options.FILE, help="Default: classes.csv beside the folder of colours.")
+@data.command(short_help="Convert a labelled folder to our own layout, or masks in colours to index masks.")
+@options.data_argument("source")
+@click.option("--out", required=True, type=options.FOLDER, help="Where it goes; nothing is written over.")
+@click.option("--classes", type=options.FILE, help="Of masks in colours. Default: classes.csv beside their folder.")
 @click.option(
     "--void",
     multiple=True,
     metavar="R,G,B",
     callback=_colours,
-    help="A colour to ignore. Repeat for more.",
+    help="A colour to ignore, of masks in colours. Repeat for more.",
 )
 @click.option("--void-others", is_flag=True, help="Ignore every colour that the table does not name.")
 @_ignore_index
 @options.as_json
 def convert(
     *,
-    colours: Path,
+    source: "DataFolder",
     out: Path,
     classes: Path | None,
     void: Sequence[tuple[int, int, int]],
@@ -91,12 +93,16 @@ def convert(
     ignore_index: int,
     as_json: bool,
 ) -> None:
-    """Write an index PNG into OUT for every mask in COLOURS: a class is its line in classes.csv, void is 255."""
+    """Write SOURCE, a labelled folder of any layout, into OUT as one of ours: images/, masks/, lists and classes.csv.
+
+    Where SOURCE is a folder of masks in colours, an index PNG is written into OUT for each: a class is its line in
+    classes.csv. Void is 255.
+    """
     from segdeploy import api
     from segdeploy.data.convert import ConvertOptions
 
     asked = ConvertOptions(classes=classes, ignore_index=ignore_index, void=void, void_others=void_others)
-    made = api.convert_masks(colours, out=out, options=asked, progress=bars.show_progress)
+    made = api.convert_masks(source, out=out, options=asked, progress=bars.show_progress)
     total = max(1, made.ignored + sum(made.pixels.values()))
     shares = [f"{name} {pixels / total:.1%}" for name, pixels in {**made.pixels, "ignored": made.ignored}.items()]
     rendering.show(made, as_json=as_json, lines=[f"{made.masks} masks in {out}: {', '.join(shares)}"])

@@ -1,7 +1,6 @@
 """Score an engine on a labelled folder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +8,7 @@ import click
 from segdeploy.cli import bars, options, rendering
 
 if TYPE_CHECKING:
+    from segdeploy.data.dataset import DataFolder
     from segdeploy.proof.accuracy import Evaluation
 
 ORDER = 90
@@ -18,7 +18,7 @@ ORDER = 90
 @options.model
 @options.engine
 @options.running
-@click.option("--data", required=True, type=options.FOLDER, help="Folder with images/, masks/ and an optional val.txt.")
+@options.data(required=True, help="Labelled folder, in any layout of docs/data.md.")
 @options.force
 @options.as_json
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     device: str,
     cuda: str | None,
     cuda_graphs: bool,
-    data: Path,
+    data: "DataFolder",
     force: bool,
     as_json: bool,
 ) -> None:

@@ -58,10 +58,8 @@ _network = options.together(
     options.size(help="Network input. Default: the size it was trained at."),
     click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True),
     options.variant,
-    click.option(
-        "--data",
-        type=options.FOLDER,
-        help="Images to prove it on; with masks/, mIoU counts. Default: packaged ones for packaged weights, else those "
+    options.data(
+        help="Images to prove it on; with masks, mIoU counts. Default: packaged ones for packaged weights, else those "
         "that training validated on.",
     ),
     options.allow_inconclusive,

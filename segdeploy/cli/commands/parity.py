@@ -11,6 +11,7 @@ from segdeploy.cli import bars, certificates, exit_codes, options, rendering
 from segdeploy.errors import InvalidRequestError, SegdeployError
 
 if TYPE_CHECKING:
+    from segdeploy.data.dataset import DataFolder
     from segdeploy.proving import ProofOptions
 
 ORDER = 50
@@ -36,10 +37,8 @@ class ProvenFiles:
 
 _proven = options.together(
     click.option("--all", "every", is_flag=True, help="Prove every graph in export/ and every plan in engines/."),
-    click.option(
-        "--data",
-        type=options.FOLDER,
-        help="Folder with images/, and masks/ for mIoU. Default: packaged images for packaged weights, else those that "
+    options.data(
+        help="Folder with images, and masks for mIoU. Default: packaged images for packaged weights, else those that "
         "training validated on.",
     ),
     click.option(
@@ -85,7 +84,7 @@ def parity(
     model: str | None,
     engine: str,
     device: str,
-    data: Path | None,
+    data: "DataFolder | None",
     force: bool,
     cuda: str | None,
     cuda_graphs: bool,
@@ -113,7 +112,7 @@ def parity(
 
 
 def _prove_all(
-    model: str | None, data: Path | None, device: str, asked: "ProofOptions", *, force: bool, as_json: bool
+    model: str | None, data: "DataFolder | None", device: str, asked: "ProofOptions", *, force: bool, as_json: bool
 ) -> int:
     """Prove each file, a line each; give the exit code of the worst."""
     from segdeploy import api, workspace

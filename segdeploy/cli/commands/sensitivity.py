@@ -17,9 +17,7 @@ ORDER = 80
 @click.command(short_help=__doc__)
 @options.model
 @click.option("--precision", type=options.Names(options.low_precisions), default="int8", show_default=True)
-@click.option(
-    "--data", type=options.FOLDER, help="Images to measure on; with masks/, mIoU counts. Default: packaged ones."
-)
+@options.data(help="Images to measure on; with masks, mIoU counts. Default: packaged ones.")
 @options.force
 @options.quantizing
 @options.as_json

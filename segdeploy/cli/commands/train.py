@@ -42,9 +42,7 @@ _machine = options.together(
 
 @click.command(short_help=__doc__)
 @options.required_model
-@click.option(
-    "--data", required=True, type=options.FOLDER, help="Folder with images/, masks/, train.txt, val.txt, classes.csv."
-)
+@options.data(required=True, help="Labelled folder: images/ and masks/, or any other layout of docs/data.md.")
 @options.variant
 @options.size(default="256x256", show_default=True, help="Network input; every image is stretched to it.")
 @_schedule

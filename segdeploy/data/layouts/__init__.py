@@ -1,16 +1,21 @@
 """How labelled folders are laid out: one public file each, found by listing the folder."""
 
+import dataclasses
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import cast
 
-from segdeploy.data.dataset import Dataset
-from segdeploy.data.layouts._base import Classes, Layout
+from segdeploy import palettes
+from segdeploy.data import _facts
+from segdeploy.data.dataset import Classes, DataFolder, Dataset
+from segdeploy.data.layouts._base import Layout
+from segdeploy.errors import InvalidRequestError
 
 __all__ = ["Classes", "Layout", "classes_of", "is_labelled", "layout", "names", "open_folder"]
 
 DEFAULT = "plain"  # its errors say what a folder that no layout recognises lacks
+GENERAL = "folders"  # takes what many others look like: asked where none of them recognises a folder
 
 
 def names() -> list[str]:
@@ -19,24 +24,49 @@ def names() -> list[str]:
 
 
 def layout(name: str) -> Layout:
+    if name not in names():
+        raise InvalidRequestError(f"there is no layout {name!r}.", f"Choose one of {', '.join(names())}.")
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
 
 
-def open_folder(root: Path) -> Dataset:
-    """The pictures of a labelled folder, in the first layout that recognises it."""
-    return layout(_recognised(root) or DEFAULT).open_folder(root)
+def open_folder(given: Path | DataFolder) -> Dataset:
+    """The pictures of a labelled folder, in the layout that is named, else in the one that recognises it.
+
+    Raise InvalidRequestError where two recognise it, and SegdeployError where the folder is not whole.
+    """
+    folder = DataFolder.of(given)
+    name = folder.layout or _recognised(folder.path) or DEFAULT
+    return dataclasses.replace(layout(name).open_folder(folder.path), layout=name)
 
 
 def classes_of(data: Dataset, *, ignore_index: int) -> Classes:
-    """Names and colours of a labelled folder's classes."""
-    return layout(_recognised(data.root) or DEFAULT).classes_of(data, ignore_index=ignore_index)
+    """Names and colours of a labelled folder's classes: class_0 and so on where it names none, to the highest index."""
+    if data.classes is not None:
+        return data.classes
+    facts = _facts.of(data, ignore_index=ignore_index)
+    values = {value for mask in facts.masks.values() for value, _ in mask.pixels}
+    highest = max(values - {ignore_index}, default=0)
+    if highest == 0:
+        raise InvalidRequestError(
+            f"the masks of {data.root} hold one class, 0, and {ignore_index}, which is ignored.",
+            "Write the second class as 1 (0/255 masks: divide by 255), or name the classes in classes.csv.",
+        )
+    numbered = tuple(f"class_{index}" for index in range(highest + 1))
+    return Classes(numbered, palettes.default_colours(len(numbered)), named=False)
 
 
-def is_labelled(root: Path) -> bool:
-    """Whether some layout recognises masks in a folder."""
-    return _recognised(root) is not None
+def is_labelled(given: Path | DataFolder) -> bool:
+    """Whether a layout is named, or some layout recognises masks in a folder."""
+    folder = DataFolder.of(given)
+    return folder.layout is not None or _recognised(folder.path) is not None
 
 
 def _recognised(root: Path) -> str | None:
-    others = [name for name in names() if name != DEFAULT]
-    return next((name for name in (*others, DEFAULT) if layout(name).recognises(root)), None)
+    found = [name for name in names() if name != GENERAL and layout(name).recognises(root)]
+    if len(found) > 1:
+        raise InvalidRequestError(
+            f"{root} looks like the layouts {' and '.join(found)}.", f"Say which it is: --layout {found[0]}"
+        )
+    if found:
+        return found[0]
+    return GENERAL if layout(GENERAL).recognises(root) else None
