@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import SMALL, assert_refused
 from conftest import COMMAND, Run, photograph
+from layout_folders import write_cityscapes
 from PIL import Image
 
 HEADER = "data, layout plain: 6 images, 6 with masks: 3 train, 3 val (as the folder says)"
@@ -122,6 +123,33 @@ def test_each_command_of_the_group_has_help(run: Run, command: str) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert shown.out.startswith(f"Usage: segdeploy data {command} [OPTIONS]")
     assert "--json" in shown.out
+
+
+def test_a_folder_of_another_layout_is_said_and_checked(run: Run, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "city", {f"{index:02}": np.eye(8, dtype=np.uint8) for index in range(6)})
+    done = run("data", "check", tmp_path / "city", "--force", "--json")
+    assert done.code == 0, done.err
+    assert '"layout": "cityscapes"' in done.out
+    again = run("data", "check", tmp_path / "city", "--layout", "cityscapes", "--force")
+    assert again.out.startswith(f"{tmp_path}/city, layout cityscapes: 6 images, 6 with masks: 4 train, 2 val")
+    other = run("data", "check", tmp_path / "city", "--layout", "voc")
+    assert_refused(other, 2, "has no masks in SegmentationClass/, which the layout voc needs")
+
+
+def test_a_layout_that_is_none_or_has_no_folder_is_refused(run: Run, labelled: Path) -> None:
+    assert_refused(run("data", "check", labelled, "--layout", "atlantis"), 2, "'atlantis' is not one of")
+    assert_refused(run("parity", "--layout", "voc"), 2, "--layout says how --data is laid out: give both")
+
+
+def test_a_folder_of_any_layout_is_converted_to_ours(run: Run, tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "city", {f"{index:02}": np.eye(8, dtype=np.uint8) for index in range(6)})
+    done = run("data", "convert", tmp_path / "city", "--out", tmp_path / "ours")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"6 masks in {tmp_path}/ours: road 87.5%, sidewalk 12.5%")
+    ours = run("data", "check", tmp_path / "ours", "--force")
+    assert "layout plain: 6 images, 6 with masks: 4 train, 2 val" in ours.out
+    refused = run("data", "convert", tmp_path / "city", "--out", tmp_path / "new", "--void-others")
+    assert_refused(refused, 2, "is a labelled folder, whose layout says its classes")
 
 
 # --- the others

@@ -35,9 +35,10 @@ def located(name: str, folders: Sequence[Path], document: Path) -> Path:
 
     Raise InvalidFileError where it does, InvalidRequestError where the image is not there.
     """
-    for folder in folders:
-        if (path := below(folder, name)).is_file():
-            return path
+    found = next((folder for folder in folders if (folder / name).is_file()), None)
+    path = below(found or folders[0], name)
+    if found is not None:
+        return path
     raise InvalidRequestError(
         f"{document} names the image {shown(name)}, which is not in {folders[0]}.",
         "Bring the image, or correct the file.",

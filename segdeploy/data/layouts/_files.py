@@ -1,16 +1,20 @@
 """What layouts share: images found by what lists call them, paired with their masks, divided."""
 
 import dataclasses
+import itertools
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from segdeploy import images
 from segdeploy.data import dataset
 from segdeploy.data.dataset import Classes, Dataset, Picture, same_name
 from segdeploy.data.readings import INDICES, Reading
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
 EACH_TENTH = 10  # picture validates where nothing says which
+FEW = 16  # masks whose images are looked for, to recognise a layout
 LOOKED_AT = 1000  # entries of a folder, at most, to recognise a layout
 
 
@@ -87,7 +91,23 @@ def lacking(root: Path, layout: str, what: str) -> InvalidRequestError:
 
 def first_image(folder: Path) -> Path | None:
     """Some image of a folder, without reading all of a long one."""
-    return next((path for path in entries(folder) if dataset.is_image(path) and path.is_file()), None)
+    return next(_some_images(folder), None)
+
+
+def _some_images(folder: Path) -> Iterator[Path]:
+    return (path for path in entries(folder) if dataset.is_image(path) and path.is_file())
+
+
+def belong_together(photos: Path, masks: Path, *, suffix: str = "") -> bool:
+    """Whether one of a few masks has the stem of an image, with the suffix behind it."""
+    few = itertools.islice(_some_images(masks), FEW)
+    stems = {mask.stem.removesuffix(suffix) for mask in few if mask.stem.endswith(suffix)}
+    return any(_has_image(photos, unicodedata.normalize(form, stem)) for stem in stems for form in ("NFC", "NFD"))
+
+
+def _has_image(folder: Path, stem: str) -> bool:
+    endings = [case for ending in images.EXTENSIONS for case in (ending, ending.upper())]
+    return any((folder / f"{stem}{ending}").is_file() for ending in endings)
 
 
 def entries(folder: Path) -> Iterator[Path]:

@@ -6,10 +6,10 @@ and 255; with a `classes.csv`, its values are the classes.
 
 from pathlib import Path
 
-from segdeploy import images, palettes
+from segdeploy import palettes
 from segdeploy.data import class_table
 from segdeploy.data.dataset import Classes, Dataset
-from segdeploy.data.layouts._files import Files, divided, first_image, images_of, lacking, paired, require_images
+from segdeploy.data.layouts._files import Files, belong_together, divided, images_of, lacking, paired, require_images
 from segdeploy.data.readings import INDICES, Values
 
 NAME = "carvana"
@@ -34,15 +34,6 @@ def open_folder(root: Path) -> Dataset:
 
 
 def _folders(root: Path) -> tuple[Path, Path] | None:
-    """The photographs and their masks, known by one mask whose photograph is there."""
-    for photos, masks in ((root / one, root / other) for one, other in FOLDERS):
-        mask = first_image(masks)
-        if mask is not None and mask.stem.endswith(SUFFIX) and _is_there(photos, mask.stem.removesuffix(SUFFIX)):
-            return photos, masks
-    return None
-
-
-def _is_there(photos: Path, stem: str) -> bool:
-    return any(
-        (photos / f"{stem}{case}").is_file() for ending in images.EXTENSIONS for case in (ending, ending.upper())
-    )
+    """The photographs and their masks, where some of both are there."""
+    pairs = [(root / photos, root / masks) for photos, masks in FOLDERS]
+    return next((pair for pair in pairs if belong_together(*pair, suffix=SUFFIX)), None)

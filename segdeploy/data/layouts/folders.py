@@ -9,7 +9,16 @@ from pathlib import Path
 from segdeploy import images
 from segdeploy.data import class_table
 from segdeploy.data.dataset import Dataset, Picture
-from segdeploy.data.layouts._files import Files, divided, first_image, folders_in, images_of, lacking, paired
+from segdeploy.data.layouts._files import (
+    Files,
+    belong_together,
+    divided,
+    first_image,
+    folders_in,
+    images_of,
+    lacking,
+    paired,
+)
 from segdeploy.errors import SegdeployError
 
 NAME = "folders"
@@ -25,7 +34,7 @@ Pair = tuple[Path, Path]  # of folders: photographs and masks
 
 def recognises(root: Path) -> bool:
     pairs = _pairs(root)
-    return bool(pairs) and all(_belong_together(pair) for pair in pairs.values())
+    return bool(pairs) and all(belong_together(*pair) for pair in pairs.values())
 
 
 def open_folder(root: Path) -> Dataset:
@@ -70,10 +79,3 @@ def _holds_masks(folder: Path) -> bool:
         )
     except SegdeployError:
         return False
-
-
-def _belong_together(pair: Pair) -> bool:
-    """Whether some mask has the stem of an image."""
-    mask = first_image(pair[1])
-    endings = [case for ending in images.EXTENSIONS for case in (ending, ending.upper())]
-    return mask is not None and any((pair[0] / f"{mask.stem}{ending}").is_file() for ending in endings)
