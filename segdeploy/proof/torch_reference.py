@@ -116,9 +116,9 @@ def _enlarged(windows: Tensor, factor: int, size: torch.Size) -> Tensor:
 
 
 def _widened(pixels: Tensor, reach: int) -> Tensor:
-    """(1, 1, H, W): every pixel to the largest within `reach` of it in rows and columns, which go one after the other."""
-    rows = F.max_pool2d(pixels, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-    return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    """(1, 1, H, W): every pixel becomes the largest in the square of `reach` around it; columns, then rows."""
+    columns = F.max_pool2d(pixels, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+    return F.max_pool2d(columns, (1, 2 * reach + 1), stride=1, padding=(0, reach))
 
 
 def first_not_finite(module: torch.nn.Module, batch: Tensor) -> str:
