@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from segdeploy.api import doctor as doctor
     from segdeploy.api import evaluate as evaluate
     from segdeploy.api import export as export
+    from segdeploy.api import import_checkpoint as import_checkpoint
     from segdeploy.api import infer as infer
     from segdeploy.api import inspect as inspect
     from segdeploy.api import list_models as list_models
+    from segdeploy.api import network as network
     from segdeploy.api import open as open  # noqa: A004 - the verb
     from segdeploy.api import parity as parity
     from segdeploy.api import report as report
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from segdeploy.artifact import Artifact as Artifact
     from segdeploy.benchmarking import BenchOptions as BenchOptions
     from segdeploy.certificate import Certificate as Certificate
+    from segdeploy.checkpoints.foreign import ImportOptions as ImportOptions
     from segdeploy.data.check import DataReport as DataReport
     from segdeploy.data.convert import ConvertOptions as ConvertOptions
     from segdeploy.data.dataset import DataFolder as DataFolder
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from segdeploy.engines import RunOptions as RunOptions
     from segdeploy.errors import SegdeployError as SegdeployError
     from segdeploy.images import read as _read
+    from segdeploy.importing import ImportReport as ImportReport
     from segdeploy.making import ExportOptions as ExportOptions
     from segdeploy.proving import ProofOptions as ProofOptions
     from segdeploy.spec import Precision as Precision
@@ -44,8 +48,8 @@ if TYPE_CHECKING:
     read_image = _read
 
 _VERBS = (
-    *("bench", "build", "check_data", "convert_masks", "doctor", "evaluate", "export", "infer", "inspect"),
-    *("list_models", "open", "parity", "report", "sensitivity", "train"),
+    *("bench", "build", "check_data", "convert_masks", "doctor", "evaluate", "export", "import_checkpoint", "infer"),
+    *("inspect", "list_models", "network", "open", "parity", "report", "sensitivity", "train"),
 )
 _OFFERED = {
     **{verb: ("segdeploy.api", verb) for verb in _VERBS},
@@ -60,6 +64,8 @@ _OFFERED = {
     "Effort": ("segdeploy.timing.latency", "Effort"),
     "Engine": ("segdeploy.engines", "Engine"),
     "ExportOptions": ("segdeploy.making", "ExportOptions"),
+    "ImportOptions": ("segdeploy.checkpoints.foreign", "ImportOptions"),
+    "ImportReport": ("segdeploy.importing", "ImportReport"),
     "NullEngine": ("segdeploy.engines", "NullEngine"),
     "Precision": ("segdeploy.spec", "Precision"),
     "ProofOptions": ("segdeploy.proving", "ProofOptions"),

@@ -20,8 +20,11 @@ from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
     from segdeploy.benchmarking import BenchOptions
+    from segdeploy.blocks import Network
+    from segdeploy.checkpoints.foreign import ImportOptions
     from segdeploy.data.convert import ConvertOptions, ConvertReport
     from segdeploy.diagnosis import Diagnosis
+    from segdeploy.importing import ImportReport
     from segdeploy.inference.report import Report
     from segdeploy.inspection import Inspection, ModelDescription
     from segdeploy.proof.accuracy import Evaluation
@@ -97,6 +100,7 @@ def train(
     `force` lets warnings of the check pass; `checking` is its progress, `progress` that of the training. Raise
     InvalidRequestError where another process trains under that name in `out`.
     """
+    from segdeploy.checkpoints import foreign
     from segdeploy.training import loop
     from segdeploy.training.options import Augmentation, SilentTraining, TrainOptions
 
@@ -104,25 +108,58 @@ def train(
     name = loop.require_run_name(name or model, model)
     folder = DataFolder.of(data)
     labelled, variant = layouts.open_folder(folder), dict(variant or {})
+    options = options or TrainOptions(Augmentation(crop=size))
+    encoder = None if options.weights is None else foreign.read_encoder(Path(options.weights), model, variant)
+    variant = variant if encoder is None else dict(encoder.variant)
     check.require(folder, ignore_index=ignore_index, force=force, progress=checking)
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
     about = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
     spec = dataclasses.replace(about, name=name)
-    options = options or TrainOptions(Augmentation(crop=size))
     shown = progress or SilentTraining()
-    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown)
+    return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, encoder=encoder)
+
+
+@extras.named_where_missing()
+def import_checkpoint(
+    file: File, *, name: str, options: "ImportOptions | None" = None, overwrite: bool = False
+) -> "ImportReport":
+    """Write a foreign checkpoint of one of the four networks as `checkpoints/NAME.safetensors`.
+
+    `model=name` takes it from then on. Taken are torchvision's DeepLabv3, semseg's PSPNet, mmsegmentation's PSPNet and
+    DeepLabV3, milesial's U-Net and Caffe's SegNet (docs/own-network.md). Nothing of the file is run. The report says
+    what became of every tensor, and which conventions the file does not tell. Raise InvalidFileError for what is none
+    of them, InvalidRequestError where the name is a network's or is taken.
+    """
+    from segdeploy import importing
+    from segdeploy.checkpoints.foreign import ImportOptions
+
+    return importing.import_checkpoint(Path(file), name, options or ImportOptions(), overwrite=overwrite)
+
+
+@extras.named_where_missing()
+def network(path: File) -> "Network":
+    """The torch module of a checkpoint, ours or a foreign one.
+
+    It takes normalised float (N, 3, H, W) and gives logits (N, K, H, W), in evaluation mode, on the CPU, in float32.
+    Raise InvalidFileError for what is no checkpoint of the four networks.
+    """
+    from segdeploy.checkpoints import opening
+
+    return opening.load(Path(path), opening.read(Path(path)).spec)
 
 
 @extras.named_where_missing()
 def export(
-    model: str,
+    model: str | None = None,
     *,
     precision: Precision | str = Precision.FP32,
     options: ExportOptions = making.EXPORT,
     progress: Progress = silent,
 ) -> list[Artifact]:
     """Write the graphs of a model into `export/`, each proven: one, or one for each form of int8.
+
+    Without `model`, that of the checkpoint which the options name; it may be a foreign one (`import_checkpoint`).
 
     Raise GateFailedError where a graph is not the same network, or not inside the budget. A failed float32 graph stays
     in place with its certificate; of low precision, an earlier graph stays in place.

@@ -70,7 +70,7 @@ class _Manifest:
     spec: dict[str, Any]
     sha256: str
     made_at: str
-    origin: Origin
+    origin: dict[str, Any]
     certificate: Certificate | None
     certificate_as_asked: Certificate | None
     low_precision: LowPrecision | None
@@ -116,7 +116,7 @@ def manifest_path(path: Path) -> Path:
 def manifest(artifact: Artifact) -> bytes:
     """What stands in the manifest of an artifact."""
     fields = {field.name: getattr(artifact, field.name) for field in dataclasses.fields(Artifact)}
-    named = {"path": artifact.path.name, "spec": artifact.spec.to_dict()}
+    named = {"path": artifact.path.name, "spec": artifact.spec.to_dict(), "origin": artifact.origin.to_dict()}
     return typed_json.to_text(_Manifest(**{**fields, **named}), sort_keys=True)
 
 
@@ -167,7 +167,8 @@ def described(path: Path, text: bytes) -> Artifact:
     manifest = typed_json.convert(earlier_files.manifest(document), _Manifest, where=beside, remedy=AGAIN)
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Artifact)}
     spec = Spec.from_dict(manifest.spec, where=f"{beside}: spec")
-    return Artifact(**{**fields, "path": path, "spec": spec})
+    origin = Origin.from_dict(manifest.origin, where=f"{beside}: origin", remedy=AGAIN)
+    return Artifact(**{**fields, "path": path, "spec": spec, "origin": origin})
 
 
 def name_in(manifest: bytes, where: str) -> str:

@@ -12,6 +12,7 @@ from segdeploy import (
     certificate,
     claims,
     engines,
+    importing,
     proving,
     random_weights,
     signature,
@@ -20,7 +21,8 @@ from segdeploy import (
 )
 from segdeploy import precision as precisions
 from segdeploy.artifact import Artifact
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import checkpoint, opening
+from segdeploy.checkpoints.foreign import ImportOptions
 from segdeploy.data import check
 from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.engines import BuildOptions, EngineFile
@@ -227,8 +229,10 @@ def graph_for(
 class ExportOptions:
     """What a graph is made from, and, in low precision, what may be lost on the way.
 
-    `weights`: a checkpoint, or "random"; None takes what training left, else what comes with the package. `size`:
-    (height, width) of the network's input. `variant`: how an untrained network is built. `output`: class_map or logits.
+    `weights`: a checkpoint, also a foreign one, or "random"; None takes what training or import left, else what comes
+    with the package. `name`: what foreign weights are called and kept as; None keeps none. `size`: (height, width) of
+    the network's input. `variant`: how an untrained network is built, or conventions that a foreign checkpoint does not
+    tell. `output`: class_map or logits.
     `data`: images that prove, and in low precision decide what stays in float32; with masks, mIoU counts. `force` lets
     warnings about its labels pass. Without `data`, packaged weights are proven on packaged images, and own weights on
     those that training validated on. `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`:
@@ -241,6 +245,7 @@ class ExportOptions:
     """
 
     weights: Path | str | None = None
+    name: str | None = None
     size: tuple[int, int] | None = None
     variant: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "class_map"
@@ -272,7 +277,7 @@ EXPORT = ExportOptions()
 
 
 def export(
-    model: str,
+    model: str | None,
     *,
     precision: Precision = Precision.FP32,
     options: ExportOptions = EXPORT,
@@ -283,9 +288,10 @@ def export(
     Raise GateFailedError where a graph is not the same network, or not inside the budget. A failed float32 graph stays
     in place with its certificate; of low precision, an earlier graph stays in place.
     """
+    name, options = _named(model, options)
     if precision is Precision.FP32:
-        return [_export_fp32(model, options, progress)]
-    return _quantize(model, precision, options, progress)
+        return [_export_fp32(name, options, progress)]
+    return _quantize(name, precision, options, progress)
 
 
 def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Artifact:
@@ -294,7 +300,8 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     engines.modules()[engines.REFERENCE].import_runtime()  # the proof is no option: say so before the work
     source = weights_for(model, options)
     check.require_for(source.checkpoint, options.data, force=options.force, progress=progress)
-    network, spec = checkpoint.load(source.checkpoint.path)
+    spec = source.checkpoint.spec
+    network = opening.load(source.checkpoint.path, spec)
     pictures = _pictures_for(source, options)
     height, width = options.size or (spec.height, spec.width)
     fields = {**dataclasses.asdict(spec), "height": height, "width": width, "output": options.output, "name": model}
@@ -339,8 +346,10 @@ def _quantize(model: str, wanted: Precision, options: ExportOptions, progress: P
     else:
         fp32 = _proven_fp32(model, options, progress)
     quantizer, recipes = _quantizer(fp32, wanted, options, progress)
+    from segdeploy.proof import executed
+
     make = quantizer.measured if fp32.has_random_weights else quantizer.within_budget
-    made = [_with_executed(make(recipe)) for recipe in recipes]
+    made = [executed.recorded(make(recipe)) for recipe in recipes]
     for graph in made:
         _write_kit(graph, quantizer.parts.prove, options)
     return made
@@ -389,21 +398,6 @@ def _pictures_at_hand(fp32: Artifact, options: ExportOptions) -> list[Picture]:
     return [] if options.data is not None else workspace.validated_on(workspace.checkpoint_of(fp32))
 
 
-def _with_executed(graph: Artifact) -> Artifact:
-    """The same, its manifest saying what the runtimes at hand compute in the type that was asked for."""
-    from segdeploy.proof import executed
-
-    if graph.low_precision is None:
-        return graph
-    at_hand = {}
-    for runtime, module in engines.modules().items():
-        if module.OPENS == "graph" and graph.form in {None, module.FORM} and engines.installed(module.PACKAGES):
-            at_hand[runtime] = executed.executed(graph, runtime=runtime, device="cpu")
-    graph = dataclasses.replace(graph, low_precision=dataclasses.replace(graph.low_precision, executed=at_hand))
-    signature.publish_graph(graph)
-    return graph
-
-
 def sensitivity(
     model: str | None,
     *,
@@ -440,7 +434,17 @@ def weights_for(model: str, options: ExportOptions) -> Weights:
     if options.weights == "random":
         path = random_weights.checkpoint_of(model, options.variant, options.size or random_weights.SIZE)
         return Weights("random", checkpoint.read(path))
-    if options.variant:
+    given = None if options.weights is None else Path(options.weights)
+    if options.variant and (given is None or checkpoint.is_ours(given)):
         what = "--option builds a new network; trained weights have theirs."
         raise InvalidRequestError(what, "Leave it out, or add --weights random.")
-    return workspace.weights_for(model, None if options.weights is None else Path(options.weights))
+    return workspace.weights_for(model, given, ImportOptions(variant=options.variant))
+
+
+def _named(model: str | None, options: ExportOptions) -> tuple[str, ExportOptions]:
+    """What the graph is called, and the options for it: foreign weights that get a name are then at hand under it."""
+    given = None if options.weights in {None, "random"} else Path(str(options.weights))
+    how = ImportOptions(size=options.size, variant=options.variant)
+    name = importing.name_of(model, given, options.name, how)
+    kept = dataclasses.replace(options, weights=None, variant={}, name=None)
+    return name, options if options.name is None else kept

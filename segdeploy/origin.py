@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
+from segdeploy import typed_json
 from segdeploy.certificate import WeightsKind
 
 
@@ -73,10 +74,24 @@ class TrainingOrigin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOrigin:
+    """The foreign checkpoint that one of ours was made from, whose it is, and how many tensors became what."""
+
+    file: str
+    sha256: str
+    family: str
+    taken: int
+    renamed: int
+    missing: int
+    left_over: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """What a file was made from and by. Each part is None where it has none: a foreign graph has no weights of ours.
 
-    `opset` and `torch`: of the exporter. `training`: of a checkpoint that training wrote.
+    `opset` and `torch`: of the exporter. `training`: of a checkpoint that training wrote; `imported`: of one that
+    somebody else wrote.
     """
 
     command: str
@@ -87,3 +102,14 @@ class Origin:
     opset: int | None = None
     torch: str | None = None
     training: TrainingOrigin | None = None
+    imported: ImportOrigin | None = None
+
+    @classmethod
+    def from_dict(cls, fields: object, *, where: str, remedy: str) -> Self:
+        """Raise InvalidFileError, naming `where` and the field, for anything but an Origin."""
+        full = {"imported": None, **fields} if isinstance(fields, dict) else fields
+        return typed_json.convert(full, cls, where=where, remedy=remedy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON value that stands in files; `imported` is in it only where there is one."""
+        return {key: value for key, value in typed_json.to_builtins(self).items() if key != "imported" or value}

@@ -89,6 +89,42 @@ _VOC = (
     "tvmonitor",
 )
 
+_ADE20K = """
+wall; building; sky; floor; tree; ceiling; road; bed; windowpane; grass; cabinet; sidewalk; person; earth;
+door; table; mountain; plant; curtain; chair; car; water; painting; sofa; shelf; house; sea; mirror; rug;
+field; armchair; seat; fence; desk; rock; wardrobe; lamp; bathtub; railing; cushion; base; box; column;
+signboard; chest of drawers; counter; sand; sink; skyscraper; fireplace; refrigerator; grandstand; path;
+stairs; runway; case; pool table; pillow; screen door; stairway; river; bridge; bookcase; blind; coffee table;
+toilet; flower; book; hill; bench; countertop; stove; palm; kitchen island; computer; swivel chair; boat; bar;
+arcade machine; hovel; bus; towel; light; truck; tower; chandelier; awning; streetlight; booth; television
+receiver; airplane; dirt track; apparel; pole; land; bannister; escalator; ottoman; bottle; buffet; poster;
+stage; van; ship; fountain; conveyer belt; canopy; washer; plaything; swimming pool; stool; barrel; basket;
+waterfall; tent; bag; minibike; cradle; oven; ball; food; step; tank; trade name; microwave; pot; animal;
+bicycle; lake; dishwasher; screen; blanket; sculpture; hood; sconce; vase; traffic light; tray; ashcan; fan;
+pier; crt screen; plate; monitor; bulletin board; shower; radiator; glass; clock; flag
+"""  # objectInfo150.txt of the scene-parsing challenge, by label - 1
+
 CAMVID = Palette(tuple(_CAMVID), tuple(_CAMVID.values()))
 CITYSCAPES = Palette(tuple(_CITYSCAPES), tuple(_CITYSCAPES.values()))
 VOC = Palette(_VOC, default_colours(len(_VOC)))
+ADE20K = Palette(tuple(name.strip() for name in _ADE20K.split(";")), default_colours(150))
+_ROAD_MARKING: Mapping[str, Colour] = {"RoadMarking": (255, 69, 0)}  # SegNet's driving networks have it at index 3
+_DRIVING = {**dict(list(_CAMVID.items())[:3]), **_ROAD_MARKING, **dict(list(_CAMVID.items())[3:])}
+CAMVID_DRIVING = Palette(tuple(_DRIVING), tuple(_DRIVING.values()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guess:
+    """The data set that a number of classes suggests."""
+
+    data: str
+    palette: Palette
+
+
+OF_COUNT: Mapping[int, Guess] = {
+    11: Guess("CamVid", CAMVID),
+    12: Guess("CamVid with road markings", CAMVID_DRIVING),
+    19: Guess("Cityscapes", CITYSCAPES),
+    21: Guess("PASCAL VOC", VOC),
+    150: Guess("ADE20K", ADE20K),
+}

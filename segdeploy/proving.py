@@ -20,7 +20,7 @@ from segdeploy import (
 )
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import ENGINE, Certificate
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import opening
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import GateFailedError, InvalidFileError
@@ -146,14 +146,14 @@ def batches_of(file: Artifact) -> tuple[int, ...]:
 
 def reference_of(source: Artifact, spec: Spec) -> "TorchReference":
     """The network of a checkpoint in PyTorch, at the size of `spec`."""
-    return _kept_reference(source.path, source.sha256, spec.to_json())
+    return _kept_reference(source.path, source.sha256, source.spec.to_json(), spec.to_json())
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_reference(path: Path, _sha256: str, spec: str) -> "TorchReference":
+def _kept_reference(path: Path, _sha256: str, made_as: str, spec: str) -> "TorchReference":
     """Several engines of one network are compared with the same masks: PyTorch draws them once."""
     reference = with_torch.torch_reference()
-    network, _ = checkpoint.load(path)
+    network = opening.load(path, Spec.from_json(made_as))
     kept: TorchReference = reference.TorchReference(network, Spec.from_json(spec))
     return kept
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from segdeploy import artifact, engines, models, signature
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import WeightsKind
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import checkpoint, opening
+from segdeploy.checkpoints.foreign import DEFAULT, ImportOptions
 from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
@@ -60,21 +61,23 @@ def checkpoint_path(name: str) -> Path:
     return below(CHECKPOINTS, f"{name}.safetensors")
 
 
-def weights_for(name: str, given: Path | None = None) -> Weights:
-    """The checkpoint that was given, else what training or import left here, else what comes with the package."""
+def weights_for(name: str, given: Path | None = None, how: ImportOptions = DEFAULT) -> Weights:
+    """The checkpoint that was given, else what training or import left here, else what comes with the package.
+
+    `how` a foreign checkpoint is taken that was given.
+    """
     require_name(name)
     trained, packaged = checkpoint_path(name), PACKAGED / f"{name}.safetensors"
     own = given if given is not None else trained if trained.is_file() else None
     if own is not None:
-        found = _of_name(checkpoint.read(own), name) if own is given else _of_network(checkpoint.read(own), name)
+        found = _of_name(opening.read(own, how), name) if own is given else _of_network(checkpoint.read(own), name)
         is_packaged = packaged.is_file() and artifact.sha256(packaged) == found.sha256
         return Weights("packaged", checkpoint.read(packaged)) if is_packaged else Weights("file", found)
     if packaged.is_file():
         return Weights("packaged", checkpoint.read(packaged))
-    how = (
-        f"Train some: segdeploy train --model {name} --data DIR" if name in models.names() else "Bring its checkpoint."
-    )
-    raise InvalidRequestError(f"there are no weights for {name}.", how)
+    train = f"Train some: segdeploy train --model {name} --data DIR"
+    remedy = train if name in models.names() else "Bring its checkpoint."
+    raise InvalidRequestError(f"there are no weights for {name}.", remedy)
 
 
 def _of_network(found: Artifact, name: str) -> Artifact:
@@ -164,7 +167,8 @@ def checkpoint_of(graph: Artifact) -> Artifact:
         )
     # What training left may lie in any folder: it is only read, and known by its sha256.
     packaged = weights.kind == "packaged"
-    found = checkpoint.read(below(PACKAGED, weights.path) if packaged else graph.path.parent / weights.path)
+    place = below(PACKAGED, weights.path) if packaged else graph.path.parent / weights.path
+    found = opening.read_again(place, graph.spec)
     if found.sha256 != weights.sha256:
         raise InvalidFileError(
             f"{found.path} is no longer the checkpoint that {graph.path} was made from.",

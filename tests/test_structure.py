@@ -15,14 +15,22 @@ LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 450, 12
 RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx cuda pycuda"
 FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard jinja2"
 WITHOUT_FRAMEWORKS = (
-    "api artifact benchmarking checkpoints.checkpoint cli data.layouts diagnosis engines engines.ort engines.ov "
-    "engines.pytorch engines.trt engines.trt_rtx images inference.run inference.sources inspection making models "
-    "precision precision.fp16 precision.fp8 precision.int8 proving signature timing.runtime_selection training.options "
-    "workspace"
+    "api artifact benchmarking checkpoints.checkpoint checkpoints.foreign cli data.layouts diagnosis engines "
+    "engines.ort engines.ov engines.pytorch engines.trt engines.trt_rtx images inference.run inference.sources "
+    "inspection making models precision precision.fp16 precision.fp8 precision.int8 proving signature "
+    "timing.runtime_selection training.options workspace"
 )
 # Who reads documents that others write, by string key: their formats have no types of ours.
 FOREIGN_FORMATS = {
     "checkpoints/checkpoint.py": "the header of a safetensors file",
+    "checkpoints/families/_meta.py": "what OpenMMLab writes beside tensors",
+    "checkpoints/families/caffe_segnet.py": "the groups of a pattern",
+    "checkpoints/families/milesial_unet.py": "the names of its tensors",
+    "checkpoints/families/mmsegmentation.py": "the names of its tensors",
+    "checkpoints/families/semseg_pspnet.py": "the names of its tensors",
+    "checkpoints/families/torchvision_deeplabv3.py": "the names of its tensors",
+    "checkpoints/families/torchvision_encoder.py": "the names of its tensors",
+    "checkpoints/reading.py": "the header of a safetensors file, and of PyTorch's old format",
     "data/layouts/_cvat_xml.py": "the attributes of CVAT's XML",
     "earlier_files.py": "what segdeploy 0.1 wrote",
     "engines/_audit.py": "the JSON of TensorRT's inspector",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segdeploy.blocks import Network
 
 FORMAT = "segdeploy-checkpoint-1"
+SUFFIX = ".safetensors"
 MOMENTUM = "momentum/"  # how the optimiser's tensors are named in the checkpoint that training resumes from
 AGAIN = "Copy or train it again."
 LONGEST_HEADER = 100_000_000  # bytes, safetensors' own bound
@@ -27,11 +28,21 @@ def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, origin: Ori
     """Write tensors, Spec and origin atomically."""
     from safetensors.torch import save as to_bytes
 
-    facts = json.dumps(typed_json.to_builtins(origin), sort_keys=True)
+    facts = json.dumps(origin.to_dict(), sort_keys=True)
     metadata = {"format": FORMAT, "spec": spec.to_json(), "origin": facts, "made_at": made_at}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not `save_file`: it makes files that only their owner may read, and says nothing useful of a full disk.
     artifact.write_atomically(path, to_bytes(contiguous, metadata))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a checkpoint of segdeploy; what is absent, or damaged under our suffix, counts."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return not path.is_file() or path.suffix == SUFFIX
+    try:
+        return _metadata(path).get("format") == FORMAT
+    except InvalidFileError:
+        return path.suffix == SUFFIX
 
 
 def read(path: Path) -> artifact.Artifact:
@@ -66,7 +77,7 @@ def _origin(path: Path, metadata: Mapping[str, str]) -> tuple[Origin, str]:
             typed_json.parse(metadata.get("origin", "null"), where=where, remedy=AGAIN)
         )
         made_at = metadata.get("made_at", "")
-    return typed_json.convert(document, Origin, where=where, remedy=AGAIN), str(made_at)
+    return Origin.from_dict(document, where=where, remedy=AGAIN), str(made_at)
 
 
 def load(path: Path) -> "tuple[Network, Spec]":

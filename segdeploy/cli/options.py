@@ -79,7 +79,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     return int(sides[1]), int(sides[2])
 
 
-def _variant(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+def parsed_variant(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """`depth=18` -> {"depth": 18}: numbers and true/false as such, the rest as text."""
     variant: dict[str, Any] = {}
     for value in values:
@@ -161,7 +161,7 @@ variant = click.option(
     "variant",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_variant,
+    callback=parsed_variant,
     help="How the network is built, such as multiplier=0.5; `segdeploy models` lists them. Repeat for more.",
 )
 running = together(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from segdeploy import cores, extras, models
 from segdeploy.artifact import Artifact
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import opening
 from segdeploy.engines._base import RUN, ClassMaps, Engine, Images, RunOptions, unknown_device
 from segdeploy.errors import MissingRuntimeError
 from segdeploy.spec import Precision, Spec
@@ -73,7 +73,7 @@ def open(artifact: Artifact, *, device: str, options: RunOptions = RUN) -> Torch
     cores.limit_torch()
     if options.threads:
         torch.set_num_threads(options.threads)
-    network, _ = checkpoint.load(artifact.path)
+    network = opening.load(artifact.path, artifact.spec)
     network.check_size(artifact.spec.height, artifact.spec.width)
     spec = dataclasses.replace(artifact.spec, output="class_map")
     return TorchEngine(models.deployed(network, spec).eval(), spec, device=device)

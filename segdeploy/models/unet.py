@@ -1,7 +1,8 @@
 """U-Net (Ronneberger, Fischer, Brox, arXiv:1505.04597).
 
 Default: padded convolutions with batch normalisation, as most trained checkpoints have them. `form="paper"`: valid
-convolutions, whose class map is 92 pixels smaller on each side than the image.
+convolutions, whose class map is 92 pixels smaller on each side than the image. `up` and `decoder` are of the padded
+form.
 """
 
 from typing import Literal
@@ -10,33 +11,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdeploy.blocks import ConvNorm, Network, scaled
+from segdeploy.blocks import ConvNorm, Network, resize_bilinear, scaled
 from segdeploy.errors import InvalidRequestError
 
 WIDTHS = (64, 128, 256, 512, 1024)
+UPS = ("transposed", "bilinear")
+WIDTHS_UP = {  # of the two convolutions of each stage of the decoder, from the bottom up
+    "mirrored": ((512, 512), (256, 256), (128, 128), (64, 64)),
+    "tapered": ((512, 256), (256, 128), (128, 64), (64, 64)),
+    "narrow": ((256, 256), (128, 128), (64, 64), (64, 64)),
+}
 PAPER_MARGIN = 92
 PAPER_STEP, PAPER_OFFSET, PAPER_LEAST = 16, 60, 188  # sides 16k + 60: every pooled map is even
 
 
-def build(classes: int, *, form: Literal["padded", "paper"] = "padded", multiplier: float = 1.0) -> Network:
+def build(
+    classes: int,
+    *,
+    form: Literal["padded", "paper"] = "padded",
+    multiplier: float = 1.0,
+    up: Literal["transposed", "bilinear"] = "transposed",
+    decoder: Literal["mirrored", "tapered", "narrow"] = "mirrored",
+) -> Network:
+    """`up`: transposed convolutions, or bilinear with aligned corners. `decoder`: how wide it is, see `WIDTHS_UP`.
+
+    "tapered" and "narrow" end the encoder at half the width, as the bilinear networks of milesial/Pytorch-UNet do.
+    """
+    if up not in UPS or decoder not in WIDTHS_UP:
+        raise InvalidRequestError(
+            f"U-Net has no up={up!r} with decoder={decoder!r}.",
+            f"Choose up={', '.join(UPS)} and decoder={', '.join(WIDTHS_UP)}.",
+        )
     if form == "padded":
-        return UNet(classes, multiplier=multiplier)
+        return UNet(classes, multiplier=multiplier, up=up, decoder=decoder)
     if form == "paper":
         return PaperUNet(classes, multiplier=multiplier)
     raise InvalidRequestError(f"U-Net has no form {form!r}.", "Choose form=padded or form=paper.")
 
 
 class UNet(Network):
-    """Padded 3x3 convolutions with batch norm, transposed 2x2 up-convolutions, concatenation (skip, upsampled)."""
+    """Padded 3x3 convolutions with batch norm, up-sampling by two, concatenation (skip, upsampled)."""
 
-    def __init__(self, classes: int, *, multiplier: float) -> None:
+    def __init__(self, classes: int, *, multiplier: float, up: str, decoder: str) -> None:
         super().__init__()
         widths = [scaled(width, multiplier) for width in WIDTHS]
+        if decoder != "mirrored":
+            widths[-1] = widths[-2]
+        up_widths = [(scaled(middle, multiplier), scaled(last, multiplier)) for middle, last in WIDTHS_UP[decoder]]
+        below = [widths[-1], *(last for _, last in up_widths[:-1])]
+        skips = widths[-2::-1]
         pairs = list(zip([3, *widths], widths, strict=False))
-        self.down = nn.ModuleList(_padded_pair(inputs, outputs) for inputs, outputs in pairs)
-        self.rise = nn.ModuleList(nn.ConvTranspose2d(wide, w, 2, 2) for wide, w in _descending(widths))
-        self.up = nn.ModuleList(_padded_pair(2 * w, w) for _, w in _descending(widths))
-        self.classifier = nn.Conv2d(widths[0], classes, 1)
+        self.down = nn.ModuleList(_padded_pair(inputs, outputs, outputs) for inputs, outputs in pairs)
+        self.rise = nn.ModuleList(_rise(up, *sizes) for sizes in zip(below, skips, strict=True))
+        raised = skips if up == "transposed" else below
+        inputs = [channels + skip for channels, skip in zip(raised, skips, strict=True)]
+        self.up = nn.ModuleList(_padded_pair(each, *pair) for each, pair in zip(inputs, up_widths, strict=True))
+        self.classifier = nn.Conv2d(up_widths[-1][1], classes, 1)
 
     def check_size(self, height: int, width: int) -> None:
         self._require_at_least(2 ** (len(WIDTHS) - 1), height, width)
@@ -96,8 +126,19 @@ def _descending(widths: list[int]) -> list[tuple[int, int]]:
     return list(zip(widths[:0:-1], widths[-2::-1], strict=True))
 
 
-def _padded_pair(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(ConvNorm(inputs, outputs, 3), ConvNorm(outputs, outputs, 3))
+def _padded_pair(inputs: int, middle: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(ConvNorm(inputs, middle, 3), ConvNorm(middle, outputs, 3))
+
+
+class _Doubled(nn.Module):
+    """(N, C, h, w) -> (N, C, 2h, 2w), bilinear, its corners on those of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize_bilinear(x, (2 * x.shape[2], 2 * x.shape[3]), align_corners=True)
+
+
+def _rise(up: str, inputs: int, outputs: int) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, 2, 2) if up == "transposed" else _Doubled()
 
 
 def _valid_pair(inputs: int, outputs: int) -> nn.Sequential:

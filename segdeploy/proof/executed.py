@@ -1,9 +1,10 @@
 """Asked and executed are two facts: what share of the low-precision work of a graph a runtime really does in it."""
 
+import dataclasses
 import importlib.util
 from typing import TYPE_CHECKING
 
-from segdeploy import arithmetic, engines
+from segdeploy import arithmetic, engines, signature
 from segdeploy.artifact import Artifact
 from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
@@ -24,6 +25,19 @@ def asked(model: "onnx.ModelProto") -> dict[str, float]:
         for kind in Precision
         if kind in types.values()
     }
+
+
+def recorded(graph: Artifact) -> Artifact:
+    """The same, its manifest saying what the runtimes at hand compute in the type that was asked for."""
+    if graph.low_precision is None:
+        return graph
+    at_hand = {}
+    for runtime, module in engines.modules().items():
+        if module.OPENS == "graph" and graph.form in {None, module.FORM} and engines.installed(module.PACKAGES):
+            at_hand[runtime] = executed(graph, runtime=runtime, device="cpu")
+    graph = dataclasses.replace(graph, low_precision=dataclasses.replace(graph.low_precision, executed=at_hand))
+    signature.publish_graph(graph)
+    return graph
 
 
 def executed(file: Artifact, *, runtime: str, device: str) -> Executed:

@@ -14,7 +14,7 @@ import numpy as np
 from segdeploy import artifact as artifacts
 from segdeploy import engines, signature, typed_json
 from segdeploy.artifact import Artifact, Kind
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import opening
 from segdeploy.engines import RUN, Engine, RunOptions
 from segdeploy.errors import InvalidFileError, SegdeployError
 from segdeploy.spec import Spec
@@ -26,7 +26,7 @@ CALLS = 2  # the second has all that the first had to make
 PATIENCE_S = 600  # the largest network builds its kernels in less
 STATUS = Path("/proc/self/status")
 MEASURES = "from segdeploy.timing import memory; memory.main()"
-READ = {"checkpoint": checkpoint.read, "graph": artifacts.read, "plan": signature.read_manifest}
+READ = {"checkpoint": opening.read, "graph": artifacts.read, "plan": signature.read_manifest}
 REMEDY = "Measure it again: segdeploy bench"
 
 

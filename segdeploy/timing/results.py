@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segdeploy import artifact, signature, typed_json
 from segdeploy.artifact import Artifact
-from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints import opening
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.names import below
 from segdeploy.spec import Spec
@@ -128,10 +128,10 @@ def kept(subject: Subject, path: Path, spec: Spec) -> Artifact:
     place = below(path.parent, subject.kept)
     if not place.is_file():
         raise InvalidRequestError(f"{place} is gone.", "Save it again: segdeploy bench --save FILE")
-    if place.suffix == ".safetensors":
-        found = dataclasses.replace(checkpoint.read(place), spec=spec)
-    else:
+    if artifact.manifest_path(place).is_file():
         found = artifact.read(place)
+    else:
+        found = dataclasses.replace(opening.read_again(place, spec), spec=spec)
     if found.sha256 != subject.sha256:
         raise InvalidFileError(f"{place} is not the file that was timed.", "Save it again: segdeploy bench --save FILE")
     return found

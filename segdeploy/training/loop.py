@@ -22,6 +22,7 @@ from torch import Tensor
 from segdeploy import artifact, images, locks, metrics, models, typed_json
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
+from segdeploy.checkpoints.foreign import Encoder
 from segdeploy.data import dataset
 from segdeploy.data.readings import INDICES
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
@@ -53,14 +54,15 @@ def train(
     *,
     resume: bool,
     progress: TrainingProgress,
+    encoder: Encoder | None = None,
 ) -> Path:
     """Train the network of `spec`; give the path of the best checkpoint by mIoU on `data.val`.
 
     The name of `spec` begins the names of the run's files in `out`. Raise InvalidRequestError where another process
-    trains under that name in `out`.
+    trains under that name in `out`. `encoder`: what the network begins with.
     """
     name = spec.name
-    run = _Run(data, spec, options, below(out, name))
+    run = _Run(data, spec, options, below(out, name), encoder)
     with _owned(out, name):
         return _trained(run, options, below(out / "tensorboard", name), resume=resume, progress=progress)
 
@@ -109,8 +111,10 @@ def _trained(
 
 
 class _Run:
-    def __init__(self, data: dataset.Dataset, spec: Spec, options: TrainOptions, begin: Path) -> None:
-        """`begin`: how the paths of its files begin."""
+    def __init__(
+        self, data: dataset.Dataset, spec: Spec, options: TrainOptions, begin: Path, encoder: Encoder | None
+    ) -> None:
+        """`begin`: how the paths of its files begin; `encoder`: what the network begins with."""
         self.spec, self.options, self.data = spec, options, data
         self.best_path = begin.with_name(f"{begin.name}.safetensors")
         self.last_path = begin.with_name(f"{begin.name}.last.safetensors")
@@ -130,6 +134,9 @@ class _Run:
             )
         torch.manual_seed(options.seed)
         self.network = models.rebuild(spec)
+        self.imported = None if encoder is None else encoder.origin
+        if encoder is not None:
+            self.network.load_state_dict(dict(encoder.state), strict=False)
         self.network.check_size(spec.height, spec.width)
         self.network.check_size(*options.augmentation.crop)
         self.network.to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -227,7 +234,7 @@ class _Run:
         self._save(self.last_path, everything, dataclasses.replace(training, best=self.best))
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], training: TrainingOrigin) -> None:
-        origin = Origin(command="train", version=__version__, training=training)
+        origin = Origin(command="train", version=__version__, training=training, imported=self.imported)
         checkpoint.save(path, tensors, self.spec, origin=origin, made_at=artifact.now())
 
     def _step(self, photos: Tensor, truth: Tensor) -> tuple[float, metrics.ClassMap]:

@@ -22,7 +22,11 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """How to train. `learning_rate` falls to zero by (1 - t/T)^0.9, t the number of steps done of T."""
+    """How to train. `learning_rate` falls to zero by (1 - t/T)^0.9, t the number of steps done of T.
+
+    `weights`: the file of an ImageNet classifier, torchvision's or semseg's, that the encoder begins with; it says
+    depth and stem.
+    """
 
     augmentation: Augmentation
     epochs: int = 50
@@ -33,6 +37,7 @@ class TrainOptions:
     seed: int = 0
     workers: int = 0
     device: str = "cpu"
+    weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -395,7 +395,7 @@ def test_pspnets_stem_is_deep_and_deeplabs_is_7x7() -> None:
 def test_the_pyramid_is_concatenated_as_x_1_2_3_6() -> None:
     """Caffe has it the other way round: weights of one are noise in the other."""
     torch.manual_seed(0)
-    pyramid = pspnet.PyramidPooling(8, 4).double().eval()
+    pyramid = pspnet.PyramidPooling(8, 4, align_corners=True).double().eval()
     x = torch.randn(2, 8, 13, 17, dtype=torch.float64)
     pooled = [
         F.interpolate(level(F.adaptive_avg_pool2d(x, bins)), (13, 17), mode="bilinear", align_corners=True)
@@ -478,7 +478,7 @@ def test_torchvisions_head_has_one_3x3_more_than_the_papers() -> None:
 def test_aspps_image_pooling_is_an_interpolated_pixel(*, align_corners: bool) -> None:
     """Expanding one pixel is what interpolation gives under either convention, without the Resize."""
     torch.manual_seed(0)
-    aspp = deeplabv3.AtrousSpatialPyramidPooling(16, 8, (1, 2, 3)).eval()
+    aspp = deeplabv3.AtrousSpatialPyramidPooling(16, 8, (1, 2, 3), projection=1).eval()
     x = torch.randn(2, 16, 9, 7)
     with torch.inference_mode():
         pixel = aspp.image(F.adaptive_avg_pool2d(x, 1))

@@ -1,6 +1,7 @@
 """The commands: one public file each, found by listing the folder (a leading underscore is no command)."""
 
 import importlib
+import keyword
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import click
 
 class CommandModule(Protocol):
     """What a file in `commands/` defines. The user types its name: `train.py` is `segdeploy train`.
+
+    A word of Python's own has an underscore behind it: `import_.py` is `segdeploy import`.
 
     Its docstring is one line, which `segdeploy --help` shows. The commands are listed by ORDER, those of one ORDER by
     name. Nothing heavy is imported outside the function of the command.
@@ -34,12 +37,20 @@ _HEAD = re.compile(r'"""([^\n]+)"""\n(?:.*\n)?ORDER = (\d+)[^\n]*\n', re.DOTALL)
 
 def names() -> list[str]:
     """Every command, by name; imports none of them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(_typed(name) for name in modules)
+
+
+def _typed(module: str) -> str:
+    """What the user types for a file."""
+    word = module.removesuffix("_")
+    return word if keyword.iskeyword(word) else module
 
 
 def load(name: str) -> CommandModule:
     """The file of a command."""
-    return cast("CommandModule", importlib.import_module(f"{__name__}.{name}"))
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    return cast("CommandModule", importlib.import_module(f"{__name__}.{module}"))
 
 
 def listed() -> list[Listed]:
@@ -56,4 +67,4 @@ def _listed() -> Iterator[Listed]:
             head = _HEAD.match(file.read_text(encoding="utf-8"))
             if head is None:
                 raise ImportError(f"{file} has no docstring of one line, or no ORDER.")
-            yield Listed(int(head.group(2)), file.stem, head.group(1))
+            yield Listed(int(head.group(2)), _typed(file.stem), head.group(1))

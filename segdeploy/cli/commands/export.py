@@ -53,8 +53,11 @@ _network = options.together(
         help="Of the graph.",
     ),
     click.option(
-        "--weights", metavar="PATH|random", help="Default: what training left in checkpoints/, else the packaged."
+        "--weights",
+        metavar="PATH|random",
+        help="Default: what training left in checkpoints/, else the packaged. Also what `segdeploy import` takes.",
     ),
+    click.option("--name", help="With --weights FILE: what a foreign checkpoint is called and kept as."),
     options.size(help="Network input. Default: the size it was trained at."),
     click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True),
     options.variant,
@@ -78,12 +81,12 @@ _budget = options.together(
 
 
 @click.command(short_help=__doc__)
-@options.required_model
+@click.option("--model", metavar="NAME", help="Network to use. Default: what --weights FILE holds.")
 @_network
 @options.quantizing
 @_budget
 @options.as_json
-def export(*, model: str, precision: str, output: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions
+def export(*, model: str | None, precision: str, output: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of ExportOptions
     """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
 
     A graph of low precision is made from the fp32 graph inside an accuracy budget: layers that cost too much stay in

@@ -51,6 +51,11 @@ _machine = options.together(
 @click.option(
     "--name", help="What the network is called from then on, and its files in OUT. Default: the model's name."
 )
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="ImageNet classifier that the encoder begins with: torchvision's ResNet or VGG-16, semseg's ResNet.",
+)
 @options.force
 @click.option("--resume", is_flag=True, help="Go on from the last epoch of a run that was cut off.")
 @options.as_json
