@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import foreign_networks as theirs
 import pytest
+import torch
+from conftest import photographs
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"^\$ (segdeploy .*)$", re.MULTILINE)
@@ -35,6 +38,28 @@ def test_the_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
     } <= set(commands)
     shutil.copytree(ROOT / "examples" / "nuclei" / "images", tmp_path / "images")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    program = str(Path(sys.executable).with_name("segdeploy"))
+    for command in commands:
+        done = subprocess.run(
+            [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_own_networks_run_as_written(tmp_path: Path) -> None:
+    """In the order of the page, on narrow networks under the names of the page."""
+    commands = COMMAND.findall((ROOT / "docs" / "own-network.md").read_text(encoding="utf-8"))
+    assert {command.split()[1] for command in commands} == {"import", "export", "infer", "parity"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        deeplabv3 = theirs.with_statistics(theirs.TorchvisionDeepLabV3(21))
+        pspnet = theirs.with_statistics(theirs.MmSegmentor(19, 18, "psp"))
+        unet = theirs.with_statistics(theirs.MilesialUNet(2, 3, bilinear=False))
+    torch.save({"model": deeplabv3.state_dict(), "epoch": 29}, tmp_path / "deeplabv3_resnet50_coco.pth")
+    torch.save({"meta": {"epoch": 1}, "state_dict": pspnet.state_dict()}, tmp_path / "pspnet_r18-d8.pth")
+    torch.save(unet.state_dict(), tmp_path / "unet_carvana.pth")
+    photographs(tmp_path / "photos", "images/0.png", "images/1.png")
     program = str(Path(sys.executable).with_name("segdeploy"))
     for command in commands:
         done = subprocess.run(

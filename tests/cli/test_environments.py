@@ -16,9 +16,11 @@ from typing import Any, Protocol
 import environments
 import pytest
 import result_files
+import torch
 from _pytest.mark.structures import ParameterSet
 from command_line import without_header
 from conftest import labelled_photographs, photographs
+from foreign_networks import MilesialUNet
 
 import segdeploy
 from segdeploy import api
@@ -80,9 +82,13 @@ def columns(table: Sequence[Cell]) -> list[ParameterSet]:
 
 @pytest.fixture(scope="module")
 def without_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/, labelled data/, checkpoints/ of a network trained on it, and result.json of `bench`."""
+    """A folder with photos/, labelled data/, checkpoints/ of a network trained on it, and result.json of `bench`.
+
+    theirs.pth is the checkpoint of somebody else.
+    """
     folder = tmp_path_factory.mktemp("environments") / "without_graph"
     photographs(folder, "photos/0.png", "photos/1.png")
+    torch.save(MilesialUNet(2, 3, bilinear=True).state_dict(), folder / "theirs.pth")
     data = labelled_photographs(folder / "data")
     options = TrainOptions(Augmentation(crop=(32, 32)), epochs=8, batch=3, learning_rate=0.01)
     variant = {"multiplier": 0.125}
