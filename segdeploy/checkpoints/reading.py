@@ -139,7 +139,7 @@ def _arrays(archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], pa
         data = io.BytesIO(archive.open(entry).read(entry.file_size))
         try:
             array: NDArray[Any] = np.lib.format.read_array(data, allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:  # a shape that memory does not hold is asked for at once
             raise InvalidFileError(f"{path}: {name} is no array of numbers: {error}.", OTHER_FILE) from error
         found[name.removesuffix(".npy")] = Stored(array.shape, functools.partial(_same, array))
     return found

@@ -231,6 +231,18 @@ def _objects(path: Path) -> None:
         np.savez(file, a=np.array([{}], dtype=object))
 
 
+def _npz_of(shape: tuple[int, ...]) -> Callable[[Path], None]:
+    """An array of that shape by its header, and of 64 bytes."""
+
+    def write(path: Path) -> None:
+        array = io.BytesIO()
+        np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", array.getvalue() + bytes(64))
+
+    return write
+
+
 def _pickled(value: object) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -293,6 +305,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a compressed archive": (_bomb, "is compressed"),
     "an array bomb": (_npz_bomb, "unpacks to more than"),
     "an array of objects": (_objects, "is no array of numbers"),
+    "an array that ends early": (_npz_of((3 * 10**9,)), "is no array of numbers"),
+    "an array that no memory holds": (_npz_of((10**13,)), "is no array of numbers"),
     "a huge shape": (_huge_shape, "holds more than"),
     "a shape beyond its data": (_beyond, "reaches beyond its data"),
     "a memo of 2^32": (_pickled(b"\x80\x02Nr\xff\xff\xff\xff."), "holds no weights"),
