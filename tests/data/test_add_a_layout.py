@@ -101,4 +101,4 @@ def test_it_passes_what_all_layouts_pass(folder: Path) -> None:
         [sys.executable, "-c", WITH_IT, folder, CONTRACT, *options], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) == 8
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) == 12

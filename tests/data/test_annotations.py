@@ -11,7 +11,8 @@ from layout_folders import WRITERS, save
 from test_layout_traps import VOID, first, truth, written
 from test_layouts import masks_of
 
-from segdeploy.data import layouts
+from segdeploy.data import check, layouts
+from segdeploy.data.readings import Painted
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 
 WHOLE = [0, 0, 4, 0, 4, 4, 0, 4]
@@ -317,3 +318,38 @@ def test_a_document_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: p
         WRITERS[name](tmp_path / name, masks_of(12))
         with pytest.raises(InvalidFileError, match="at most 100 are read"):
             layouts.open_folder(tmp_path / name)
+
+
+def test_what_was_found_of_shapes_is_remembered_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By image, though one file holds them all; and by the ignored index, which void becomes."""
+    painted: list[Painted] = []
+    paint = Painted.class_map
+
+    def watched(self: Painted, mask: Path, *, ignore_index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        painted.append(self)
+        return paint(self, mask, ignore_index=ignore_index)
+
+    monkeypatch.setattr(Painted, "class_map", watched)
+    monkeypatch.setattr("segdeploy.data._facts.YOUNG_NS", 0)
+    root = written("coco_stuff", tmp_path / "data")
+    first_report = check.check(root)
+    assert len(painted) == 12
+    assert check.check(root) == first_report
+    assert len(painted) == 12
+    path = root / "annotations/stuff_val2017.json"
+    path.write_text(path.read_text() + "\n")
+    painted.clear()
+    assert check.check(root) == first_report
+    assert len(painted) == 3
+    assert check.check(root, ignore_index=254).ignored == 0
+    assert len(painted) == 15
+
+
+def test_shapes_of_another_size_than_the_image_are_a_fault(tmp_path: Path) -> None:
+    """As where a tool was given a smaller copy."""
+    image = {"id": 1, "file_name": "a.jpg", "height": 8, "width": 4}
+    root = coco(tmp_path, [{"category_id": 5, "segmentation": [LEFT]}], images=[image])
+    faults = {fault.name: fault.what for fault in check.check(root).faults}
+    assert "is 8x4, a.jpg is 4x4" in faults["shape"]
