@@ -19,6 +19,7 @@ from segdeploy.spec import MAX_CLASSES
 
 VOID = -1  # in place of a class: what becomes the ignored index
 UNKNOWN = -2
+BAND = 256  # rows whose colours are looked up at once: the numbers on the way take many bytes a pixel
 AS_PUBLISHED = "Bring the masks as they were published, or give index masks in our own layout (docs/data.md)."
 Colour = tuple[int, int, int]
 UInt8 = NDArray[np.uint8]
@@ -110,16 +111,20 @@ class Colours:
             raise InvalidFileError(
                 f"{mask} is a JPEG, which changes colours.", "Give the masks as PNG, as they were drawn."
             )
-        packed = _packed(images.read(mask))
-        known, classes = _classes_of_colours(self.table)
-        places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
-        found = np.where(known[places] == packed, classes[places], np.int16(self.others))
-        if (unknown := packed[found == UNKNOWN]).size:
-            raise self._refusal(mask, int(unknown[0]), unknown.size / packed.size)
+        rgb = images.read(mask)
+        found = np.concatenate([self._classes(rgb[top : top + BAND]) for top in range(0, len(rgb), BAND)])
+        if (unknown := found == UNKNOWN).any():
+            raise self._refusal(mask, rgb[np.unravel_index(unknown.argmax(), unknown.shape)], float(unknown.mean()))
         return _with_void(found, ignore_index)
 
-    def _refusal(self, mask: Path, packed: int, share: float) -> InvalidFileError:
-        colour = f"{packed >> 16},{packed >> 8 & 255},{packed & 255}"
+    def _classes(self, rgb: UInt8) -> NDArray[np.int16]:
+        known, classes = _classes_of_colours(self.table)
+        packed = _packed(rgb)
+        places = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+        return np.where(known[places] == packed, classes[places], np.int16(self.others))
+
+    def _refusal(self, mask: Path, rgb: UInt8, share: float) -> InvalidFileError:
+        colour = ",".join(map(str, rgb))
         return InvalidFileError(
             f"{mask} has the colour {colour}, which {self.named_in} does not name ({share:.1%} of the pixels).",
             self.remedy.format(colour=colour),

@@ -41,8 +41,10 @@ def _filled(ring: Sequence[float], height: int, width: int) -> tuple[int, NDArra
     if not columns.size:
         return 0, np.zeros((height, 0), bool)
     first, count = int(columns.min()), int(np.ptp(columns)) + 1
-    toggles = np.bincount((columns - first) * height + rows, minlength=count * height + 1)[:-1]
-    return first, (np.cumsum(toggles) % 2 == 1).reshape(count, height).T
+    inside = np.zeros(count * height + 1, bool)  # a byte a pixel, whatever the size of the image
+    np.logical_xor.at(inside, (columns - first) * height + rows, True)  # noqa: FBT003 - NumPy takes it by its place
+    np.logical_xor.accumulate(inside, out=inside)
+    return first, inside[:-1].reshape(count, height).T
 
 
 def _points(ring: Sequence[float], height: int, width: int) -> NDArray[np.int64]:
