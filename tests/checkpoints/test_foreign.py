@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import segdeploy
 from segdeploy import ImportOptions, ImportReport
-from segdeploy.checkpoints import checkpoint, families
+from segdeploy.checkpoints import checkpoint, families, foreign, opening
+from segdeploy.errors import InvalidFileError
 
 SIZES = ((65, 65), (49, 73))
 CLASSES = 5
@@ -263,3 +264,62 @@ def test_a_convention_that_keys_do_not_tell_is_said_and_can_be_given(name: str) 
     told = imported(network, save, variant=option)
     assert convention not in told.keys.assumed
     assert difference(network, told.checkpoint, is_bgr=save is _npz) <= 1e-5
+
+
+def test_conventions_that_the_configuration_states_are_taken_from_it() -> None:
+    """OpenMMLab's files carry their configuration as text; it is searched, and never run."""
+    network = built(lambda: theirs.MmSegmentor(CLASSES, 50, "psp", corners=True, first="stage", style="1x1"))
+    config = (
+        "norm = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 2.0, 4.0], to_rgb=False)\n"
+        "model = dict(backbone=dict(contract_dilation=False, style='caffe'), decode_head=dict(align_corners=True))\n"
+        "crop_size = (256, 512)\n"
+    )
+    torch.save({"meta": {"config": config}, "state_dict": network.state_dict()}, "theirs.pth")
+    report = segdeploy.import_checkpoint("theirs.pth", name="own")
+    assert report.keys.assumed == {}
+    assert (report.spec.height, report.spec.width) == (256, 512)
+    assert report.spec.mean == pytest.approx((123.675 / 255, 116.28 / 255, 103.53 / 255))
+    assert report.spec.std == pytest.approx((4 / 255, 2 / 255, 1 / 255))
+    x = image(65, 65)
+    with torch.inference_mode():
+        expected = network(x.flip(1))
+        found = segdeploy.network(report.checkpoint)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["mmsegmentation, first block dilated", "semseg, half pixels", "Caffe, floor"])
+def test_a_file_is_taken_again_as_it_was_taken(name: str) -> None:
+    """A convention that was given may be the network's own default: the family's must not come back for it."""
+    build, save, option = CONVENTIONS[name]
+    save(built(build), Path("theirs.pth"))
+    first = foreign.read(Path("theirs.pth"), ImportOptions(variant=option))
+    assert opening.read_again(Path("theirs.pth"), first.spec).spec == first.spec
+
+
+RESNET_152: dict[str, tuple[int, ...]] = {
+    f"layer{stage}.{block}.conv{conv}.weight": (8, 8, 1, 1)
+    for stage, blocks in enumerate((3, 8, 36, 3), start=1)
+    for block in range(blocks)
+    for conv in (1, 2, 3)
+}
+RELATIVES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "ResNet-152": ({**RESNET_152, "conv1.weight": (8, 3, 7, 7)}, "(3, 8, 36, 3) bottleneck blocks"),
+    "ResNetV1d": (
+        {
+            "decode_head.psp_modules.0.1.conv.weight": (8, 8, 1, 1),
+            "decode_head.conv_seg.weight": (8, 8, 1, 1),
+            "backbone.layer1.0.conv1.weight": (8, 8, 1, 1),
+            "backbone.layer2.0.downsample.2.weight": (8,),
+        },
+        "ResNetV1d, which pools in its shortcuts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_a_relative_is_refused_with_what_it_is(name: str) -> None:
+    shapes, says = RELATIVES[name]
+    torch.save({key: torch.zeros(shape) for key, shape in shapes.items()}, "relative.pth")
+    with pytest.raises(InvalidFileError) as refused:
+        segdeploy.import_checkpoint("relative.pth", name="own")
+    assert says in refused.value.what
