@@ -13,7 +13,7 @@ from segdeploy.data.shapes import Polygons
 from segdeploy.errors import InvalidFileError
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (1, 1, 1)
-READINGS = [
+READINGS: list[Reading] = [
     Values(((0, 0), (7, 1)), "a table"),
     Values(((0, 1), (7, 0)), "a table"),
     Colours(((RED, 0), (BLUE, 1)), "a table"),
