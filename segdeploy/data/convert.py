@@ -28,7 +28,7 @@ class ConvertOptions:
     """What becomes of void, and of colours.
 
     `ignore_index`: what is written for void. Of a folder of masks in colours: `classes` is the table, by default
-    `classes.csv` beside the folder; `void`: RGB colours that are void, with `void_others` every colour is that the
+    `classes.csv` beside the folder; `void`: RGB colours that are void; with `void_others` so is every colour that the
     table does not name.
     """
 
