@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 from segdeploy._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from segdeploy.adopting.options import Adopted as Adopted
+    from segdeploy.adopting.options import AdoptOptions as AdoptOptions
+    from segdeploy.api import adopt as adopt
     from segdeploy.api import bench as bench
     from segdeploy.api import build as build
     from segdeploy.api import check_data as check_data
@@ -48,11 +51,13 @@ if TYPE_CHECKING:
     read_image = _read
 
 _VERBS = (
-    *("bench", "build", "check_data", "convert_masks", "doctor", "evaluate", "export", "import_checkpoint", "infer"),
-    *("inspect", "list_models", "network", "open", "parity", "report", "sensitivity", "train"),
+    *("adopt", "bench", "build", "check_data", "convert_masks", "doctor", "evaluate", "export", "import_checkpoint"),
+    *("infer", "inspect", "list_models", "network", "open", "parity", "report", "sensitivity", "train"),
 )
 _OFFERED = {
     **{verb: ("segdeploy.api", verb) for verb in _VERBS},
+    "AdoptOptions": ("segdeploy.adopting.options", "AdoptOptions"),
+    "Adopted": ("segdeploy.adopting.options", "Adopted"),
     "Augmentation": ("segdeploy.training.options", "Augmentation"),
     "Artifact": ("segdeploy.artifact", "Artifact"),
     "BenchOptions": ("segdeploy.benchmarking", "BenchOptions"),

@@ -64,10 +64,15 @@ def without_pytorch(opened: EngineFile, *, options: ProofOptions, progress: Prog
 
 
 def reference_is_here(file: Artifact) -> bool:
-    """Whether PyTorch and the checkpoint that a file was made from are here."""
+    """Whether what a file is compared with is here: PyTorch and its checkpoint, or the file it was adopted from."""
     try:
-        with_torch.torch_reference()
-        workspace.checkpoint_of(workspace.graph_behind(file))
+        graph = workspace.graph_behind(file)
+        if graph.origin.foreign is not None:
+            with_torch.onnx_reference()
+            workspace.original_of(graph)
+        else:
+            with_torch.torch_reference()
+            workspace.checkpoint_of(graph)
     except SegdeployError:
         return False
     return True

@@ -19,6 +19,7 @@ from segdeploy.proving import ProofOptions
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
+    from segdeploy.adopting.options import Adopted, AdoptOptions
     from segdeploy.benchmarking import BenchOptions
     from segdeploy.blocks import Network
     from segdeploy.checkpoints.foreign import ImportOptions
@@ -165,6 +166,21 @@ def export(
     in place with its certificate; of low precision, an earlier graph stays in place.
     """
     return making.export(model, precision=_precision(precision), options=options, progress=progress)
+
+
+@extras.named_where_missing()
+def adopt(path: File, *, name: str, options: "AdoptOptions | None" = None, progress: Progress = silent) -> "Adopted":
+    """Make a deployed graph, `export/NAME.fp32.onnx`, of an ONNX file that somebody else trained.
+
+    The original, in ONNX Runtime, is what its masks are compared with. Without images in the options the graph is
+    unproven. Raise InvalidFileError where the file is no segmentation network that can be deployed, InvalidRequestError
+    where it does not say what has to be said (`UndecidedError` where labelled images cannot say it either),
+    GateFailedError where the graph draws other masks than the original.
+    """
+    from segdeploy.adopting import adopt as adopting
+    from segdeploy.adopting.options import ADOPT
+
+    return adopting.adopt(Path(path), name, options or ADOPT, progress=progress)
 
 
 def _precision(name: Precision | str) -> Precision:

@@ -195,10 +195,10 @@ def read(path: Path) -> Artifact:
 
 def _require_same_network(graph: Artifact) -> None:
     """What a graph says of itself is what its manifest says; graphs of segdeploy 0.1 do not name their weights."""
-    said, weights = external_data.metadata(graph.path), graph.origin.weights
+    said = external_data.metadata(graph.path)
     differs = {
         "another Spec": said.get(SPEC_KEY) != graph.spec.to_json(),
-        "other weights": WEIGHTS_KEY in said and (weights is None or said[WEIGHTS_KEY] != weights.sha256),
+        "other weights": WEIGHTS_KEY in said and said[WEIGHTS_KEY] != graph.origin.network_sha256,
     }
     for what in (what for what, is_so in differs.items() if is_so):
         raise InvalidFileError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdeploy.errors import InvalidRequestError
+from segdeploy.interpolation import interpolation_matrix
 
 CHANNEL_STEP = 8  # int8 and half-precision kernels want channels in eights
 
@@ -186,23 +187,6 @@ def max_unpool(x: Tensor, winners: Winners, size: tuple[int, int]) -> Tensor:
     if max(short) > 0:  # floor mode left the last row or column out
         return nn.functional.pad(full, short)
     return full[..., :H, :W]
-
-
-def interpolation_matrix(inputs: int, outputs: int, *, align_corners: bool) -> NDArray[np.float64]:
-    """(outputs, inputs): bilinear interpolation along one axis, as `nn.functional.interpolate` defines it."""
-    position = np.arange(outputs, dtype=np.float64)
-    if align_corners:
-        source = position * ((inputs - 1) / (outputs - 1) if outputs > 1 else 0.0)
-    else:
-        source = np.maximum((position + 0.5) * inputs / outputs - 0.5, 0.0)
-    lower = np.minimum(np.floor(source).astype(np.int64), inputs - 1)
-    upper = np.minimum(lower + 1, inputs - 1)
-    weight = source - lower
-    matrix = np.zeros((outputs, inputs))
-    rows = np.arange(outputs)
-    np.add.at(matrix, (rows, lower), 1.0 - weight)
-    np.add.at(matrix, (rows, upper), weight)
-    return matrix
 
 
 def pooling_matrix(inputs: int, outputs: int) -> NDArray[np.float64]:

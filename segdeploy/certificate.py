@@ -120,7 +120,7 @@ class Certificate:
     proven_to: str | None
     images: int
     images_sha256: str | None = None
-    reference: Literal["PyTorch", "proof kit"] = "PyTorch"
+    reference: Literal["PyTorch", "ONNX Runtime", "proof kit"] = "PyTorch"
     selected_among: Count = 1
     inconclusive: str | None = None
     inconclusive_allowed: bool = False

@@ -85,9 +85,9 @@ def kit_of(file: Artifact, graph: Path | None = None) -> kit.Kit | None:
         if not signature.is_admitted(path, content):
             continue
         found = kit.from_bytes(content, path)
-        weights, about = file.origin.weights, found.header
+        network, about = file.origin.network_sha256, found.header
         is_same = found.spec == file.spec and about.precision == file.precision
-        if is_same and (weights is None or weights.sha256 == about.weights_sha256):
+        if is_same and network in {None, about.weights_sha256}:
             return found
         log.warning("%s is of another network than %s.", path, file.path)
     return None

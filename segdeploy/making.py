@@ -288,6 +288,8 @@ def export(
     Raise GateFailedError where a graph is not the same network, or not inside the budget. A failed float32 graph stays
     in place with its certificate; of low precision, an earlier graph stays in place.
     """
+    if precision is Precision.FP32 or options.names_a_network():
+        workspace.require_own(model)
     name, options = _named(model, options)
     if precision is Precision.FP32:
         return [_export_fp32(name, options, progress)]
@@ -374,7 +376,7 @@ def _quantizer(
     check.require_for(fp32, options.data, force=options.force, progress=progress)
     from segdeploy.quantization import images_in_parts, recipes
 
-    at_hand = _pictures_at_hand(fp32, options)
+    at_hand = workspace.images_at_hand(fp32, calibrate=options.calibrate, data=options.data)
     parts = images_in_parts.parts_of(at_hand=at_hand, calibrate=options.calibrate, data=options.data)
     if fp32.has_random_weights:
         some = parts.prove[: workspace.RANDOM_PROOF_IMAGES]
@@ -383,19 +385,10 @@ def _quantizer(
     made = recipes.recipes(
         fp32, wanted, options.forms, parts, method=options.method, cache=options.cache, progress=progress
     )
-    reference = proving.reference_of(workspace.checkpoint_of(fp32), fp32.spec)
     quantizer = search.Quantizer(
-        parts, budget, reference, allow_inconclusive=options.allow_inconclusive, progress=progress
+        parts, budget, proving.reference_of(fp32), allow_inconclusive=options.allow_inconclusive, progress=progress
     )
     return quantizer, made
-
-
-def _pictures_at_hand(fp32: Artifact, options: ExportOptions) -> list[Picture]:
-    """The images that come with the weights: the packaged ones; without `data`, those that training validated on."""
-    weights = fp32.origin.weights
-    if weights is None or weights.kind != "file":
-        return workspace.pictures_of(None)
-    return [] if options.data is not None else workspace.validated_on(workspace.checkpoint_of(fp32))
 
 
 def sensitivity(

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from segdeploy import typed_json
 from segdeploy.certificate import WeightsKind
+
+_RARE = ("imported", "foreign")  # parts that stand in a file only where there are some
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class ValidationPicture:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationFolder:
-    """The labelled folder of validation images; the path is relative to the folder of the checkpoint."""
+    """The labelled folder of remembered images; the path is relative to the folder of the file that remembers it."""
 
     path: str
     layout: str
@@ -87,11 +89,71 @@ class ImportOrigin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What a network is given for a pixel of 0..255: (pixel x scale - mean) / deviation.
+
+    `mean` and `deviation` have one value for each channel, in the order of `channels`; a grey pixel is Pillow's `L`.
+    `stretched`: before that, each image's least and largest value become 0 and 255.
+    """
+
+    scale: float
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    channels: Literal["rgb", "bgr", "grey"] = "rgb"
+    stretched: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphReading:
+    """How a graph that somebody else trained takes an image, and how its output is read.
+
+    `layout` and `axes` name the axes of the input `input` and of the output `output` in their order: N images, C or K
+    channels, H rows, W columns. `kind`: "scores" are K numbers for a pixel of which the largest wins, the first one of
+    equals; "one channel" is class 1 above `threshold`; a "class map" holds `values[index]` where the class is `index`.
+    """
+
+    input: str
+    layout: str
+    dtype: Literal["float32", "float16", "float64", "uint8"]
+    preprocessing: Preprocessing
+    output: str
+    axes: str
+    kind: Literal["scores", "one channel", "class map"]
+    threshold: float | None = None
+    values: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProofPicture:
+    """An image, and its mask where it has one; the paths are relative to the folder of the graph."""
+
+    image: str
+    image_sha256: str
+    mask: str | None = None
+    mask_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignOrigin:
+    """The ONNX file of somebody else; `path` is relative to the folder of the graph, None in a plan.
+
+    `pictures`: what the graph was adopted with; what it becomes is proven on them. `folder`: where their masks are read
+    by its layout.
+    """
+
+    path: str | None
+    sha256: str
+    reading: GraphReading
+    pictures: tuple[ProofPicture, ...] = ()
+    folder: ValidationFolder | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """What a file was made from and by. Each part is None where it has none: a foreign graph has no weights of ours.
 
     `opset` and `torch`: of the exporter. `training`: of a checkpoint that training wrote; `imported`: of one that
-    somebody else wrote.
+    somebody else wrote. `foreign`: of an adopted graph.
     """
 
     command: str
@@ -103,13 +165,21 @@ class Origin:
     torch: str | None = None
     training: TrainingOrigin | None = None
     imported: ImportOrigin | None = None
+    foreign: ForeignOrigin | None = None
 
     @classmethod
     def from_dict(cls, fields: object, *, where: str, remedy: str) -> Self:
         """Raise InvalidFileError, naming `where` and the field, for anything but an Origin."""
-        full = {"imported": None, **fields} if isinstance(fields, dict) else fields
+        full = {**dict.fromkeys(_RARE), **fields} if isinstance(fields, dict) else fields
         return typed_json.convert(full, cls, where=where, remedy=remedy)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value that stands in files; `imported` is in it only where there is one."""
-        return {key: value for key, value in typed_json.to_builtins(self).items() if key != "imported" or value}
+        """The JSON value that stands in files; `imported` and `foreign` are in it only where there is one."""
+        return {key: value for key, value in typed_json.to_builtins(self).items() if key not in _RARE or value}
+
+    @property
+    def network_sha256(self) -> str | None:
+        """Of the file that holds the network: our checkpoint, or the ONNX file of somebody else."""
+        if self.foreign is not None:
+            return self.foreign.sha256
+        return None if self.weights is None else self.weights.sha256

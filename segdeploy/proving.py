@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from segdeploy import (
     artifact,
@@ -23,11 +23,13 @@ from segdeploy.certificate import ENGINE, Certificate
 from segdeploy.checkpoints import opening
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
-from segdeploy.errors import GateFailedError, InvalidFileError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
+from segdeploy.origin import GraphReading
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import kit, limits, stages
 from segdeploy.proof.kit import Kit
 from segdeploy.proof.limits import FLOAT32, GivenLimits
+from segdeploy.proof.reference import Reference
 from segdeploy.proof.samples import FileSamples
 from segdeploy.proof.stages import StageRun
 from segdeploy.spec import Precision, Spec
@@ -97,11 +99,11 @@ def judge(
 
     What departs is looked for under the limits that the options name.
     """
-    source, file = workspace.checkpoint_of(graph), opened.file
-    _require_same_network(source, graph)
-    reference = reference_of(source, graph.spec)
+    reference, file = reference_of(graph), opened.file
+    if options.bisect:
+        _require_walkable(graph)
     if file.kind == "checkpoint":
-        file = dataclasses.replace(source, spec=graph.spec)
+        file = dataclasses.replace(workspace.checkpoint_of(graph), spec=graph.spec)
     with contextlib.ExitStack() as stack:
         engine = None
         if file.form in {None, engines.modules()[opened.runtime].FORM}:
@@ -114,9 +116,19 @@ def judge(
         found = dataclasses.replace(found, inconclusive_allowed=options.allow_inconclusive)
         if options.bisect:
             asked = as_asked(found, options)
-            departure = departures.Departures(graph, file, asked, reference).departure(runs, pictures, progress)
+            walked = cast("TorchReference", reference)
+            departure = departures.Departures(graph, file, asked, walked).departure(runs, pictures, progress)
             found = dataclasses.replace(found, departure=departure)
     return found
+
+
+def _require_walkable(graph: Artifact) -> None:
+    """Departures are looked for beside the network in PyTorch, layer by layer."""
+    if graph.origin.foreign is not None:
+        raise InvalidRequestError(
+            f"{graph.spec.name} was adopted: --bisect walks beside a network of ours, and there is none.",
+            f"See what each layer costs: segdeploy sensitivity --model {graph.spec.name}",
+        )
 
 
 def _require_same_network(source: Artifact, graph: Artifact) -> None:
@@ -144,9 +156,26 @@ def batches_of(file: Artifact) -> tuple[int, ...]:
     return tuple(sorted({file.plan.options.opt_batch, most, max(1, most - 1)} - {1}))
 
 
-def reference_of(source: Artifact, spec: Spec) -> "TorchReference":
-    """The network of a checkpoint in PyTorch, at the size of `spec`."""
-    return _kept_reference(source.path, source.sha256, source.spec.to_json(), spec.to_json())
+def reference_of(graph: Artifact) -> Reference:
+    """What the masks of a graph are compared with: its checkpoint in PyTorch, or the file that it was adopted from."""
+    foreign = graph.origin.foreign
+    if foreign is not None:
+        return original_reference(workspace.original_of(graph), foreign.sha256, graph.spec, foreign.reading)
+    source = workspace.checkpoint_of(graph)
+    _require_same_network(source, graph)
+    return _kept_reference(source.path, source.sha256, source.spec.to_json(), graph.spec.to_json())
+
+
+def original_reference(path: Path, sha256: str, spec: Spec, reading: GraphReading) -> Reference:
+    """The ONNX file of somebody else, read in that way."""
+    return _kept_original(path, sha256, spec.to_json(), reading)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_original(path: Path, _sha256: str, spec: str, reading: GraphReading) -> Reference:
+    """Several engines of one network are compared with the same masks: the original draws them once."""
+    kept: Reference = with_torch.onnx_reference().OnnxReference(path, Spec.from_json(spec), reading)
+    return kept
 
 
 @functools.lru_cache(maxsize=1)
@@ -198,7 +227,7 @@ def write_kit(graph: Artifact, pictures: Sequence[Picture]) -> None:
         return
     header = kit.Header(
         spec=graph.spec.to_dict(),
-        weights_sha256=None if graph.origin.weights is None else graph.origin.weights.sha256,
+        weights_sha256=graph.origin.network_sha256,
         precision=graph.precision,
         limits=proof.limits,
         names=(),
@@ -206,8 +235,7 @@ def write_kit(graph: Artifact, pictures: Sequence[Picture]) -> None:
         selected_among=proof.selected_among,
         inconclusive_allowed=proof.inconclusive_allowed,
     )
-    reference = reference_of(workspace.checkpoint_of(graph), graph.spec)
-    content = kit.to_bytes(header, reference, FileSamples(pictures, graph.spec))
+    content = kit.to_bytes(header, reference_of(graph), FileSamples(pictures, graph.spec))
     signature.publish_file(kit.path_of(graph.path), content)
 
 
@@ -251,7 +279,7 @@ def _refused_on_more(before: Certificate | None, found: Certificate) -> bool:
 
 def _is_all_checked(found: Certificate, graph: Artifact) -> bool:
     """Whether a proof has checked all that the manifest of a graph claims: its checkpoint, its Spec, its masks."""
-    return graph.precision is Precision.FP32 and found.reference == "PyTorch"
+    return graph.precision is Precision.FP32 and found.reference in {"PyTorch", "ONNX Runtime"}
 
 
 def require_not_refuted(file: Artifact, runtime: str | None = None, device: str = "cpu") -> None:
@@ -265,6 +293,11 @@ def require_not_refuted(file: Artifact, runtime: str | None = None, device: str 
             require_passed(found, file)
 
 
+def drawn_by(found: Certificate) -> str:
+    """Whose masks an engine was compared with, as a sentence says it."""
+    return "the original's" if found.reference == "ONNX Runtime" else "PyTorch's"
+
+
 def require_passed(found: Certificate, graph: Artifact) -> None:
     """Raise GateFailedError, with the stage and the reason, where a certificate does not say that the masks are right.
 
@@ -275,7 +308,8 @@ def require_passed(found: Certificate, graph: Artifact) -> None:
     if found.passed:
         raise limits.inconclusive(graph.path, found.inconclusive or "")
     reason = "" if found.failing is None else found.failing.reason
+    since = f"from the stage {found.first_failing_stage!r} on"
     raise GateFailedError(
-        f"{graph.path} does not draw PyTorch's masks from the stage {found.first_failing_stage!r} on: {reason}.",
+        f"{graph.path} does not draw {drawn_by(found)} masks {since}: {reason}.",
         f"Give another --size, or see where: segdeploy parity --model {graph.path} --engine {graph.precision} --bisect",
     )

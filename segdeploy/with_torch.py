@@ -16,6 +16,11 @@ def torch_reference() -> ModuleType:
     return _imported("segdeploy.proof.torch_reference")
 
 
+def onnx_reference() -> ModuleType:
+    """A graph that somebody else trained. Raise MissingRuntimeError where onnx or ONNX Runtime is not installed."""
+    return _imported("segdeploy.proof.onnx_reference")
+
+
 def bisection() -> ModuleType:
     """The walk beside a graph. Raise MissingRuntimeError where PyTorch is not installed."""
     return _imported("segdeploy.proof.bisection")

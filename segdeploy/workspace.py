@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy import artifact, engines, models, signature
@@ -13,7 +14,7 @@ from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.names import below, shown
-from segdeploy.origin import ValidationPicture, WeightsOrigin
+from segdeploy.origin import ForeignOrigin, ProofPicture, ValidationFolder, ValidationPicture, WeightsOrigin
 from segdeploy.spec import Precision
 
 EXPORTS = Path("export")
@@ -128,6 +129,9 @@ def is_stale(graph: Artifact) -> bool:
     if graph.precision is not Precision.FP32:
         fp32 = current_graph(graph.spec.name, Precision.FP32, None)
         return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
+    if graph.origin.foreign is not None:
+        original = _original_path(graph, graph.origin.foreign)
+        return original.is_file() and artifact.sha256(original) != graph.origin.foreign.sha256
     weights = graph.origin.weights
     if weights is None or weights.path is None:
         return False
@@ -159,6 +163,10 @@ def newest_export() -> str | None:
 
 def checkpoint_of(graph: Artifact) -> Artifact:
     """The checkpoint a graph was made from, once it is still the same file."""
+    if graph.origin.foreign is not None:
+        raise InvalidRequestError(
+            f"{graph.spec.name} was adopted as an ONNX file: PyTorch runs networks of ours.", "Give --engine ort:fp32."
+        )
     weights = graph.origin.weights
     if weights is None or weights.path is None:
         raise InvalidFileError(
@@ -175,6 +183,40 @@ def checkpoint_of(graph: Artifact) -> Artifact:
             f"Export again: segdeploy export --model {graph.spec.name}",
         )
     return found
+
+
+def original_of(graph: Artifact) -> Path:
+    """The ONNX file that a graph was adopted from, once it is still the same file."""
+    foreign = graph.origin.foreign
+    again = f"Adopt it again: segdeploy adopt FILE.onnx --name {graph.spec.name} --overwrite"
+    if foreign is None or foreign.path is None:
+        raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no ONNX file of somebody else.", again)
+    path = _original_path(graph, foreign)
+    if not path.is_file():
+        raise InvalidFileError(f"{path}, which {graph.path} was adopted from, is not here.", "Bring it back.")
+    if artifact.sha256(path) != foreign.sha256:
+        raise InvalidFileError(f"{path} is no longer the file that {graph.path} was adopted from.", again)
+    return path
+
+
+def _original_path(graph: Artifact, foreign: ForeignOrigin) -> Path:
+    """It may lie in any folder: it is only read, and known by its sha256."""
+    return graph.path.parent / (foreign.path or "")
+
+
+def is_adopted(name: str) -> bool:
+    """Whether a name is of a graph that somebody else trained."""
+    path = artifact.graph_path(EXPORTS, name, Precision.FP32)
+    return artifact.manifest_path(path).is_file() and artifact.read_manifest(path).origin.foreign is not None
+
+
+def require_own(name: str | None) -> None:
+    """An adopted graph is made from its ONNX file, and comes with its weights and its size."""
+    if name is not None and is_adopted(name):
+        raise InvalidRequestError(
+            f"{name} was adopted: its float32 graph is made from the ONNX file it came as.",
+            f"Make it anew: segdeploy adopt FILE.onnx --name {name} --overwrite. Of low precision: --precision",
+        )
 
 
 def fp32_graph_of(graph: Artifact) -> Artifact:
@@ -288,9 +330,24 @@ def pictures_of(data: Path | DataFolder | None) -> list[Picture]:
 
 
 def proof_images_of(graph: Artifact) -> list[Picture]:
-    """What a graph is proven on where nothing else is given: what its weights are."""
+    """What a graph is proven on where nothing else is given: what its weights are, or what it was adopted with."""
+    if graph.origin.foreign is not None:
+        return adopted_with(graph)
     kind = "packaged" if graph.origin.weights is None else graph.origin.weights.kind
     return proof_images(Weights(kind, checkpoint_of(graph)) if kind == "file" else Weights(kind, graph))
+
+
+def images_at_hand(graph: Artifact, *, calibrate: Path | None, data: DataFolder | Path | None) -> list[Picture]:
+    """The images that come with a graph: the packaged ones; without `data`, those that training validated on.
+
+    Of an adopted graph, where neither folder is given, those that it was adopted with.
+    """
+    if graph.origin.foreign is not None:
+        return adopted_with(graph) if calibrate is None and data is None else []
+    weights = graph.origin.weights
+    if weights is None or weights.kind != "file":
+        return pictures_of(None)
+    return [] if data is not None else validated_on(checkpoint_of(graph))
 
 
 def proof_images(weights: Weights) -> list[Picture]:
@@ -310,16 +367,36 @@ def proof_images(weights: Weights) -> list[Picture]:
     return found
 
 
+def adopted_with(graph: Artifact) -> list[Picture]:
+    """The images that a graph was adopted with, those that still are the same files.
+
+    Raise InvalidRequestError where there are none.
+    """
+    foreign = graph.origin.foreign
+    found = [] if foreign is None else _still_there(foreign.pictures, foreign.folder, graph.path.parent)
+    if not found:
+        raise InvalidRequestError(
+            f"there are no images to prove {graph.path} on: it was adopted without any that are here.",
+            f"Prove it on some like those it will see: segdeploy parity --model {graph.spec.name} --data DIR",
+        )
+    return found
+
+
 def validated_on(source: Artifact) -> list[Picture]:
     """The images that training validated a checkpoint on, those that still are the same files."""
-    training, folder = source.origin.training, source.path.parent
-    if training is None:
-        return []
-    labelled = {} if training.folder is None else _labelled(folder / training.folder.path, training.folder.layout)
+    training = source.origin.training
+    return [] if training is None else _still_there(training.validation, training.folder, source.path.parent)
+
+
+def _still_there(
+    remembered: Sequence[ValidationPicture | ProofPicture], folder: ValidationFolder | None, beside: Path
+) -> list[Picture]:
+    """The pictures that have the bytes that are remembered; `beside`: what their paths are relative to."""
+    labelled = {} if folder is None else _labelled(beside / folder.path, folder.layout)
     found = []
-    for each in training.validation:
-        image = folder / each.image
-        known = labelled.get(image.resolve()) if training.folder else Picture(image, folder / each.mask)
+    for each in remembered:
+        image, mask = beside / each.image, None if each.mask is None else beside / each.mask
+        known = labelled.get(image.resolve()) if folder else Picture(image, mask)
         if known is not None and _is_same(known, each):
             found.append(known)
     return found
@@ -334,8 +411,8 @@ def _labelled(folder: Path, layout: str) -> dict[Path, Picture]:
     return {picture.image.resolve(): picture for picture in pictures}
 
 
-def _is_same(picture: Picture, known: ValidationPicture) -> bool:
-    """Whether an image and its mask have the bytes that a checkpoint remembers."""
-    if not picture.image.is_file() or not picture.label.is_file():
+def _is_same(picture: Picture, known: ValidationPicture | ProofPicture) -> bool:
+    """Whether an image and its mask have the bytes that are remembered."""
+    if not all(file.is_file() for file in (picture.image, picture.mask) if file is not None):
         return False
     return artifact.sha256(picture.image) == known.image_sha256 and picture.mask_sha256 == known.mask_sha256

@@ -22,8 +22,12 @@ from segdeploy.errors import InvalidFileError
 from segdeploy.low_precision import Budget, Executed, LowPrecision
 from segdeploy.origin import (
     Calibration,
+    ForeignOrigin,
     GraphOrigin,
+    GraphReading,
     Origin,
+    Preprocessing,
+    ProofPicture,
     TrainingOrigin,
     ValidationFolder,
     ValidationPicture,
@@ -103,6 +107,22 @@ ORIGIN = Origin(
     torch="2.13.0",
     training=TrainingOrigin(
         epoch=3, val_miou=0.5, plan={"epochs": 9}, best=0.75, validation=(VALIDATION,), folder=FOLDER
+    ),
+    foreign=ForeignOrigin(
+        path="../theirs.onnx",
+        sha256=SHA256,
+        reading=GraphReading(
+            input="input",
+            layout="NCHW",
+            dtype="float32",
+            preprocessing=Preprocessing(scale=0.5, mean=(0.25, 0.5, 0.75), deviation=(1.0, 2.0, 3.0)),
+            output="logits",
+            axes="NKHW",
+            kind="one channel",
+            threshold=0.5,
+            values=(0, 255),
+        ),
+        pictures=(ProofPicture(image="a.png", image_sha256=SHA256, mask="b.png", mask_sha256=SHA256),),
     ),
 )
 EXECUTED = Executed(delivered=Precision.INT8, delivered_share=0.9, wider=("down.0/Conv",), reason="it was looked into")

@@ -38,6 +38,7 @@ FOREIGN_FORMATS = {
     "engines/ov.py": "the facts that OpenVINO keeps of a node",
     "extras.py": "what Python keeps of a frame",
     "external_data.py": "the entries of an ONNX file about its external data",
+    "graphs/said.py": "the metadata of other people's exporters",
     "image_files.py": "what Pillow knows of formats",
     "images.py": "what Pillow keeps of an image",
     "timing/earlier_results.py": "what segdeploy 0.1 wrote",

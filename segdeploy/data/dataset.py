@@ -2,20 +2,18 @@
 
 import codecs
 import dataclasses
+import os
 import sys
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
-from segdeploy.data.readings import INDICES, Colour, Reading
+from segdeploy.data.readings import INDICES, Colour, MaskReading
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-
-if TYPE_CHECKING:
-    import os
+from segdeploy.origin import ValidationFolder
 
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -27,7 +25,7 @@ class Picture:
 
     image: Path
     mask: Path | None
-    reading: Reading = INDICES
+    reading: MaskReading = INDICES
 
     def truth(self, *, classes: int, ignore_index: int) -> NDArray[np.uint8] | None:
         """(H, W) class indices, each below `classes` or equal to `ignore_index`; None without a mask."""
@@ -86,6 +84,13 @@ class Dataset:
         return (*self.train, *self.val)
 
 
+def remembered_folder(data: Dataset, beside: Path) -> ValidationFolder | None:
+    """The folder, where its layout is needed to read its masks again; `beside`: what its path is relative to."""
+    if all(each.reading == INDICES for each in data.pictures):
+        return None
+    return ValidationFolder(path=os.path.relpath(data.root, beside), layout=data.layout)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class DataFolder:
     """A folder of images, labelled or not. `layout`: how it is laid out; where it is None, that is recognised."""
@@ -131,7 +136,7 @@ def image_files(root: Path) -> list[Path]:
     return found
 
 
-def read_truth(mask: Path, *, classes: int, ignore_index: int, reading: Reading = INDICES) -> NDArray[np.uint8]:
+def read_truth(mask: Path, *, classes: int, ignore_index: int, reading: MaskReading = INDICES) -> NDArray[np.uint8]:
     """(H, W) class indices, each below `classes` or equal to `ignore_index`."""
     truth = reading.class_map(mask, ignore_index=ignore_index)
     strange = np.setdiff1d(np.unique(truth), [*range(classes), ignore_index])

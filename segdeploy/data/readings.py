@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]
 UInt8 = NDArray[np.uint8]
 
 
-class Reading(Protocol):
+class MaskReading(Protocol):
     """What makes a class map of a file. It is a value: two that are equal read alike, and it can be pickled."""
 
     @property

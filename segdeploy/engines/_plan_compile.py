@@ -90,13 +90,14 @@ def _sha256_of(cache: Path | None) -> str | None:
 
 
 def _origin(graph: Artifact, folder: Path) -> Origin:
-    weights = graph.origin.weights
-    if weights is None:
+    weights, foreign = graph.origin.weights, graph.origin.foreign
+    if weights is None and foreign is None:
         raise InvalidFileError(f"the manifest of {graph.path} names no weights.", "Export it again.")
     return Origin(
         command="build",
         version=__version__,
-        weights=dataclasses.replace(weights, path=None),
+        weights=None if weights is None else dataclasses.replace(weights, path=None),
+        foreign=None if foreign is None else dataclasses.replace(foreign, path=None, pictures=()),
         graph=GraphOrigin(path=os.path.relpath(graph.path, folder), sha256=graph.sha256),
     )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+DECISION = "deployed/Decision"  # the node that decides the classes in an adopted graph
 # They move values and compute none: where the input is quantized, so is the output, with the same scale.
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
 

@@ -5,12 +5,12 @@ import onnx
 from numpy.typing import NDArray
 
 from segdeploy.engines import ort
-from segdeploy.graphs.graph import Graph
+from segdeploy.graphs.graph import DECISION, Graph
 
 
 def watched(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that gives its logits as a second output; a graph of logits as it is."""
-    decided = [node for node in model.graph.node if node.op_type == "ArgMax"]
+    """A copy that gives its logits as a second output; a graph of logits, or of an adopted class map, as it is."""
+    decided = [node for node in model.graph.node if node.op_type == "ArgMax" or node.name == DECISION]
     return _giving(model, [decided[-1].input[0]]) if decided else model
 
 

@@ -9,6 +9,8 @@ from segdeploy import metrics
 from segdeploy.spec import Spec
 
 Mask = NDArray[np.bool_]
+LARGEST_TIE = 1e-3  # of the logits' range: however rough the arithmetic, a wider margin is no tie
+KEPT_BYTES = 2**28  # of class maps and near-ties
 
 
 class Reference(Protocol):
@@ -18,7 +20,7 @@ class Reference(Protocol):
     """
 
     @property
-    def kind(self) -> Literal["PyTorch", "proof kit"]: ...
+    def kind(self) -> Literal["PyTorch", "ONNX Runtime", "proof kit"]: ...
 
     @property
     def spec(self) -> Spec: ...
@@ -28,3 +30,17 @@ class Reference(Protocol):
 
     def pool_ties(self, image: NDArray[np.uint8], /) -> Mask:
         """(H, W, 3) -> (H', W'): pixels within reach of a pooling window whose maximum float32 cannot decide."""
+
+
+def near_ties(scores: NDArray[np.floating], others: NDArray[np.floating], *, axis: int = 0) -> Mask:
+    """Scores in two arithmetics -> where the two best along `axis` differ by less than the arithmetic does.
+
+    The margin is twice the largest difference between the two, and never above a thousandth of the scores' range.
+    """
+    if scores.shape[axis] == 1:
+        return np.zeros(np.delete(scores.shape, axis), bool)
+    error = float(np.abs(scores.astype(np.float64) - others).max(initial=0))
+    margin = min(2 * error, LARGEST_TIE * float(scores.max() - scores.min()))
+    best = np.sort(np.partition(scores, -2, axis=axis).take([-2, -1], axis=axis), axis=axis)
+    tied: Mask = (best.take(1, axis=axis) - best.take(0, axis=axis)) < margin
+    return tied

@@ -16,11 +16,8 @@ from torch.nn import functional as F
 from segdeploy import metrics, models
 from segdeploy.blocks import MaxPoolWithIndices, Network, space_to_depth
 from segdeploy.errors import GateFailedError
-from segdeploy.proof.reference import Mask
+from segdeploy.proof.reference import KEPT_BYTES, Mask, near_ties
 from segdeploy.spec import Spec
-
-LARGEST_TIE = 1e-3  # of the logits' range: however rough the arithmetic, a wider margin is no tie
-KEPT_BYTES = 2**28  # of class maps and near-ties
 
 
 class TorchReference:
@@ -43,7 +40,7 @@ class TorchReference:
             logits, exact = self._logits(image)
             if not (torch.isfinite(logits).all() and torch.isfinite(exact).all()):
                 raise self._not_finite(image)
-            seen = logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits, exact)
+            seen = logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits.numpy(), exact.numpy())
             if len(self._seen) * 2 * seen[0].size > KEPT_BYTES:
                 return seen
             self._seen[key] = seen
@@ -70,19 +67,6 @@ class TorchReference:
         batch = torch.tensor(image[None])
         with torch.inference_mode():
             return self.single(batch)[0], self.double(batch)[0]
-
-
-def near_ties(logits: Tensor, exact: Tensor) -> Mask:
-    """(K, H, W) in float32 and float64 -> pixels whose two best logits differ by less than the arithmetic does.
-
-    The margin is twice the largest difference between the two, and never above a thousandth of the logits' range.
-    """
-    if len(logits) == 1:
-        return np.zeros(logits.shape[1:], bool)
-    error = float((logits.double() - exact).abs().max())
-    margin = min(2 * error, LARGEST_TIE * float(logits.max() - logits.min()))
-    best = logits.topk(2, dim=0).values
-    return ((best[0] - best[1]) < margin).numpy()
 
 
 @contextlib.contextmanager

@@ -75,6 +75,7 @@ class Recipe:
                 command="export",
                 version=__version__,
                 weights=self.fp32.origin.weights,
+                foreign=self.fp32.origin.foreign,
                 graph=GraphOrigin(path=self.fp32.path.name, sha256=self.fp32.sha256),
                 calibration=self.calibration,
             ),

@@ -32,7 +32,8 @@ def refuted(subjects: Sequence[Subject]) -> Iterator[Failure]:
         if subject.certificate is not None and subject.certificate.refutes:
             failing = subject.certificate.failing
             reason = "" if failing is None else f": {failing.reason}"
-            what = f"{subject.engine} does not draw PyTorch's masks{reason}."
+            drawn = "the original's" if subject.certificate.reference == "ONNX Runtime" else "PyTorch's"
+            what = f"{subject.engine} does not draw {drawn} masks{reason}."
             yield Failure(what=what, remedy="See where: segdeploy parity --bisect")
 
 

@@ -24,10 +24,9 @@ from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.checkpoints.foreign import Encoder
 from segdeploy.data import dataset
-from segdeploy.data.readings import INDICES
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.names import below, require_new_name
-from segdeploy.origin import Origin, TrainingOrigin, ValidationFolder, ValidationPicture
+from segdeploy.origin import Origin, TrainingOrigin, ValidationPicture
 from segdeploy.spec import Spec
 from segdeploy.training import losses
 from segdeploy.training.data import TrainingData, batches, loader
@@ -120,7 +119,10 @@ class _Run:
         self.last_path = begin.with_name(f"{begin.name}.last.safetensors")
         self.log_path = begin.with_name(f"{begin.name}.log.jsonl")
         self.best = -math.inf
-        self.validation, self.folder = _remembered(data.val, begin.parent), _folder_of(data, begin.parent)
+        self.validation, self.folder = (
+            _remembered(data.val, begin.parent),
+            dataset.remembered_folder(data, begin.parent),
+        )
         _require(options.device)
         if not data.train:
             raise InvalidRequestError(
@@ -304,12 +306,6 @@ def _remembered(pictures: Sequence[dataset.Picture], out: Path) -> tuple[Validat
         )
         for each in some
     )
-
-
-def _folder_of(data: dataset.Dataset, out: Path) -> ValidationFolder | None:
-    if all(each.reading == INDICES for each in data.val):
-        return None
-    return ValidationFolder(path=os.path.relpath(data.root, out), layout=data.layout)
 
 
 def _resumable(state: artifact.Artifact, spec: Spec, options: TrainOptions) -> tuple[int, float]:

@@ -190,6 +190,7 @@ def test_the_tables_have_every_command() -> None:
 
 
 VERBS = {  # of the Python API, as they are called where nothing has been exported
+    "adopt": 'segdeploy.adopt("theirs.onnx", name="theirs")',
     "bench": 'segdeploy.bench("unet")',
     "build": 'segdeploy.build("unet", engine="ort:fp32")',
     "check_data": 'segdeploy.check_data("data")',

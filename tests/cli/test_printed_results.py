@@ -132,6 +132,13 @@ def build_fields(report: dict[str, Any]) -> None:
     assert report["plan"]["typed"]["work"] == {"fp32": 1.0}
 
 
+def adopt_fields(report: dict[str, Any]) -> None:
+    assert report["path"] == "export/theirs.fp32.onnx"
+    assert report["reading"]["layout"] == "NHWC"
+    assert report["classes"] == ["background", "foreground"]
+    assert report["parity"]["reference"] == "ONNX Runtime"
+
+
 def trust_fields(report: dict[str, Any]) -> None:
     assert report["trusted"] == {}
 
@@ -147,6 +154,7 @@ def train_fields(report: dict[str, Any]) -> None:
     [
         pytest.param("train --model unet --data data --batch 3 --epochs 1", train_fields, marks=pytest.mark.slow),
         pytest.param("export --model unet --data data", export_fields, marks=pytest.mark.slow),
+        (f"adopt {GRAPH} --name theirs --classes background,foreground --calibrate data", adopt_fields),
         ("parity --data data --engine ort:fp32", parity_fields),
         ("bench --data data --runs 3 --batch 2 --engine ort:fp32", bench_fields),
         ("report result.json", report_fields),

@@ -8,12 +8,12 @@ import pytest
 from layout_folders import save
 
 from segdeploy import artifact, image_files
-from segdeploy.data.readings import BAND, INDICES, UNKNOWN, VOID, Colours, Painted, Reading, Values
+from segdeploy.data.readings import BAND, INDICES, UNKNOWN, VOID, Colours, MaskReading, Painted, Values
 from segdeploy.data.shapes import Polygons
 from segdeploy.errors import InvalidFileError
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (1, 1, 1)
-READINGS: list[Reading] = [
+READINGS: list[MaskReading] = [
     Values(((0, 0), (7, 1)), "a table"),
     Values(((0, 1), (7, 0)), "a table"),
     Colours(((RED, 0), (BLUE, 1)), "a table"),
@@ -36,7 +36,7 @@ def test_each_reading_has_an_identity_of_its_own_that_stays() -> None:
 
 
 @pytest.mark.parametrize("reading", READINGS[:4])
-def test_a_digest_changes_with_the_file_and_with_the_reading(tmp_path: Path, reading: Reading) -> None:
+def test_a_digest_changes_with_the_file_and_with_the_reading(tmp_path: Path, reading: MaskReading) -> None:
     path = tmp_path / "a.png"
     save(path, np.zeros((4, 4), np.uint8))
     before = reading.sha256(path)

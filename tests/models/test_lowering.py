@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdeploy import blocks
+from segdeploy import blocks, interpolation
 from segdeploy.blocks import MaxPoolWithIndices, max_unpool
 from segdeploy.models import segnet
 
@@ -235,7 +235,7 @@ def test_resizing_in_float32_is_interpolation_to_its_rounding(
 def test_a_resized_constant_stays_what_it_was(*, align_corners: bool) -> None:
     """Each row of the matrix sums to one, at the borders too."""
     for inputs, outputs in ((1, 7), (7, 1), (5, 40), (40, 5), (3, 3)):
-        matrix = blocks.interpolation_matrix(inputs, outputs, align_corners=align_corners)
+        matrix = interpolation.interpolation_matrix(inputs, outputs, align_corners=align_corners)
         assert matrix.shape == (outputs, inputs)
         np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=1e-15)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdeploy import images
-from segdeploy.blocks import ConvNorm, MaxPoolWithIndices, depth_to_space, interpolation_matrix, max_unpool
+from segdeploy.blocks import ConvNorm, MaxPoolWithIndices, depth_to_space, max_unpool
+from segdeploy.interpolation import interpolation_matrix
 
 KERNEL = [1.0, 2.0, 3.0]
 

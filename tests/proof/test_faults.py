@@ -17,7 +17,7 @@ from conftest import INT8_SATURATES, Run, known
 from onnx import helper
 
 import segdeploy
-from segdeploy import artifact, blocks, models, workspace
+from segdeploy import artifact, blocks, interpolation, models, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.engines import Engine, ort
 from segdeploy.graphs.graph import Graph
@@ -99,7 +99,9 @@ def module(node: onnx.NodeProto) -> str:
 
 def the_other_align_corners(graph: Graph) -> None:
     """On the last up-sampling alone: its two constant matrices."""
-    right, wrong = (blocks.interpolation_matrix(SIDE // 8, SIDE, align_corners=corners) for corners in (True, False))
+    right, wrong = (
+        interpolation.interpolation_matrix(SIDE // 8, SIDE, align_corners=corners) for corners in (True, False)
+    )
     for name in list(graph.constants):
         for turned in (right, right.T):
             value = graph.value(name)

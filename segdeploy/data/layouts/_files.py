@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from segdeploy import images
 from segdeploy.data import dataset
 from segdeploy.data.dataset import Classes, Dataset, Picture, same_name
-from segdeploy.data.readings import INDICES, Reading
+from segdeploy.data.readings import INDICES, MaskReading
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 
 EACH_TENTH = 10  # picture validates where nothing says which
@@ -132,7 +132,7 @@ def paired(
     *,
     suffix: str = "",
     stem_of: Callable[[Path], str] = lambda photo: photo.stem,
-    reading: Reading = INDICES,
+    reading: MaskReading = INDICES,
 ) -> tuple[Picture, ...]:
     """Each image with the mask of the stem `stem_of(image)` and `suffix`. Raise where an image has none, or two."""
     pairs = [(photo, masks.of_stem(f"{stem_of(photo)}{suffix}", photo)) for photo in photos]

@@ -12,7 +12,7 @@ from segdeploy.data import dataset
 from segdeploy.data.dataset import Classes, Dataset
 from segdeploy.data.layouts import _lists as lists
 from segdeploy.data.layouts._files import Files, divided, images_of, lacking, paired, require_images
-from segdeploy.data.readings import VOID, Colour, Colours, Reading, Values
+from segdeploy.data.readings import VOID, Colour, Colours, MaskReading, Values
 from segdeploy.errors import InvalidFileError
 from segdeploy.spec import MAX_CLASSES
 
@@ -42,7 +42,7 @@ def open_folder(root: Path) -> Dataset:
     return divided(root, *parts, classes=classes, unlisted=len(photos.files) - len({*train, *val}))
 
 
-def _labels(table: Path) -> tuple[Classes, Reading]:
+def _labels(table: Path) -> tuple[Classes, MaskReading]:
     if not table.is_file():
         return CLASSES, READING
     colours = _written(table)

@@ -1,0 +1,246 @@
+"""An ONNX file becomes a graph in `export/`: seen, written, held against the original, proven."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy import artifact, engines, extras, images, palettes, proving, workspace
+from segdeploy._version import __version__
+from segdeploy.adopting import pictures, preprocessing
+from segdeploy.adopting.options import ADOPT, Adopted, AdoptOptions
+from segdeploy.artifact import Artifact
+from segdeploy.data import check, class_table, dataset, layouts
+from segdeploy.data.dataset import DataFolder, Picture
+from segdeploy.engines import EngineFile
+from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.names import below, require_new_name
+from segdeploy.origin import ForeignOrigin, Origin
+from segdeploy.progress import Progress, silent
+from segdeploy.proof import kit
+from segdeploy.proof.reference import Reference
+from segdeploy.proving import ProofOptions
+from segdeploy.spec import Precision, Spec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from segdeploy.graphs.probing import Sight
+    from segdeploy.graphs.said import Said
+
+MODEL = "onnx"  # the `model` of a Spec whose network is none of ours
+PROBES = 3  # images it is run on to see what it is, and in one batch
+BINARY = ("background", "foreground")
+
+
+@extras.named_where_missing()
+def adopt(path: Path, name: str, options: AdoptOptions = ADOPT, *, progress: Progress = silent) -> Adopted:
+    """Write `export/NAME.fp32.onnx`, proven against the original where there are images; else unproven.
+
+    Raise InvalidFileError where the file is no segmentation network that can be deployed, InvalidRequestError where it
+    does not say what has to be said, UndecidedError where labelled images cannot say it either, GateFailedError where
+    the graph draws other masks than the original.
+    """
+    from segdeploy.graphs import foreign, said
+
+    _require_free(name, overwrite=options.overwrite)
+    engines.modules()[engines.REFERENCE].import_runtime()
+    model = foreign.read(path)
+    about = said.said(path, model)
+    sight = _seen(path, model, about, options)
+    spec = _spec(name, sight, about, options)
+    proving_on, deciding_on = pictures.pictures(options)
+    labelled = options.data if options.data is not None and layouts.is_labelled(options.data) else None
+    if labelled is not None:
+        check.require(
+            labelled, ignore_index=spec.ignore_index, network=spec.classes, force=options.force, progress=progress
+        )
+    search = preprocessing.Search(path, sight.reading, spec, tuple(deciding_on))
+    prepared = preprocessing.prepared(search, about, options, progress=progress)
+    sight = dataclasses.replace(sight, reading=dataclasses.replace(sight.reading, preprocessing=prepared.how))
+    spec = preprocessing.with_normalisation(spec, prepared.how)
+    with progress(f"Adopting {name}", 1) as done:
+        graph = _written(path, model, sight, spec, proving_on, data=labelled)
+        done()
+    proven = _proven(graph, proving_on, options, progress)
+    notes = (*sight.notes, *prepared.notes)
+    return Adopted(graph=proven, source=prepared.source, notes=notes, table=prepared.table)
+
+
+def _require_free(name: str, *, overwrite: bool) -> None:
+    """A new name, or one that an adopted graph has, to be replaced."""
+    require_new_name(name, "an adopted network")
+    if name not in workspace.names() or (overwrite and workspace.is_adopted(name)):
+        return
+    remedy = "Give another --name" + (", or --overwrite." if workspace.is_adopted(name) else ".")
+    raise InvalidRequestError(f"there is a network named {name} already.", remedy)
+
+
+def _seen(path: Path, model: "onnx.ModelProto", about: "Said | None", options: AdoptOptions) -> "Sight":
+    from segdeploy.graphs import foreign, probing
+    from segdeploy.graphs.outputs import Wish
+
+    declared = foreign.sides_of(foreign.image_input(path, model))
+    wish = Wish(
+        size=options.size or (about.size if about is not None and None in declared else None),
+        output=options.output_name,
+        threshold=options.threshold,
+        classes=_count(options.classes) or _labelled_count(options),
+        values=tuple(options.class_values),
+    )
+    return probing.look(path, model, wish, _probes())
+
+
+def _probes() -> list[NDArray[np.uint8]]:
+    """Photographs that look different, to run a network on before its own images are known."""
+    found = workspace.packaged_images()
+    return [images.read(found[index * (len(found) - 1) // (PROBES - 1)]) for index in range(PROBES)]
+
+
+# Classes
+
+
+def _count(classes: Sequence[str] | str | int | None) -> int | None:
+    if classes is None or isinstance(classes, int):
+        return classes
+    return int(classes) if isinstance(classes, str) and classes.isdigit() else len(_named(classes))
+
+
+def _labelled_count(options: AdoptOptions) -> int | None:
+    """How many classes a labelled folder has: what a class map is read with."""
+    if options.data is None or not layouts.is_labelled(options.data):
+        return None
+    return len(layouts.classes_of(layouts.open_folder(options.data), ignore_index=255).names)
+
+
+def _named(classes: Sequence[str] | str) -> tuple[str, ...]:
+    """Names: given one by one, as text with commas, or in a file."""
+    if not isinstance(classes, str):
+        return tuple(classes)
+    path = Path(classes)
+    if not path.is_file():
+        return tuple(name.strip() for name in classes.split(",") if name.strip())
+    if path.suffix == ".csv":
+        return class_table.read(path).names
+    text = artifact.bounded(path, artifact.MANIFEST_BYTES).decode(errors="replace")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _spec(name: str, sight: "Sight", about: "Said | None", options: AdoptOptions) -> Spec:
+    names = _class_names(sight.classes, about, options)
+    return Spec(MODEL, {}, names, palettes.default_colours(len(names)), *sight.size, name=name)
+
+
+def _class_names(count: int, about: "Said | None", options: AdoptOptions) -> tuple[str, ...]:
+    """As given, as the file says, as the labelled folder says; else numbers."""
+    if options.classes is not None and not str(options.classes).isdigit() and not isinstance(options.classes, int):
+        return _named(options.classes)
+    if about is not None and len(about.classes) == count:
+        return about.classes
+    if options.data is not None and layouts.is_labelled(options.data):
+        found = layouts.classes_of(layouts.open_folder(options.data), ignore_index=255).names
+        if len(found) == count:
+            return found
+    return BINARY if count == len(BINARY) else tuple(f"class {index}" for index in range(count))
+
+
+# The graph
+
+
+def _written(
+    path: Path,
+    model: "onnx.ModelProto",
+    sight: "Sight",
+    spec: Spec,
+    proving_on: Sequence[Picture],
+    *,
+    data: DataFolder | Path | None,
+) -> Artifact:
+    """The deployed graph and its manifest, unproven."""
+    from segdeploy.graphs import foreign
+
+    sha256 = artifact.sha256(path)
+    graph = _equal(path, model, sight, spec, sha256)
+    target = below(workspace.EXPORTS, f"{spec.name}.{Precision.FP32}.onnx")
+    with artifact.replacing(target) as temporary:
+        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+        artifact.manifest_path(target).unlink(missing_ok=True)
+    kit.path_of(target).unlink(missing_ok=True)  # of an earlier graph
+    origin = ForeignOrigin(
+        path=os.path.relpath(path, target.parent),
+        sha256=sha256,
+        reading=sight.reading,
+        pictures=tuple(pictures.remembered(proving_on, target.parent)),
+        folder=None if data is None else dataset.remembered_folder(layouts.open_folder(data), target.parent),
+    )
+    made = Artifact(
+        path=target,
+        kind="graph",
+        precision=Precision.FP32,
+        spec=spec,
+        sha256=artifact.sha256(target),
+        made_at=artifact.now(),
+        origin=Origin(command="adopt", version=__version__, opset=foreign.opset_of(graph), foreign=origin),
+    )
+    artifact.write_manifest(made)
+    return made
+
+
+def _equal(path: Path, model: "onnx.ModelProto", sight: "Sight", spec: Spec, sha256: str) -> "onnx.ModelProto":
+    """The first spelling that draws the original's masks, of images alone and together."""
+    from segdeploy.graphs import adopted, foreign, probing
+
+    reference = proving.original_reference(path, sha256, spec, sight.reading)
+    shown_images = np.stack([probing.fitted(probe, sight.size) for probe in _probes()])
+    reason = f"is written in opset {foreign.opset_of(model)}, and cannot be converted to one that is deployed"
+    for graph in adopted.candidates(model, sight, spec, sha256=sha256):
+        found = _difference(graph, reference, shown_images)
+        if found is None:
+            return graph
+        reason = found
+    raise foreign.refused(path, reason, "Export it again, with a dynamic batch and a newer opset.")
+
+
+def _difference(graph: "onnx.ModelProto", reference: Reference, batch: NDArray[np.uint8]) -> str | None:
+    """Why a graph is not the original: other masks, or an image that is not its own in a batch; None where it is."""
+    from segdeploy.graphs import adopted
+    from segdeploy.graphs.original import Original
+
+    network = Original(graph)
+    try:
+        alone = np.concatenate(
+            [network.run(adopted.IMAGES, image[None])[graph.graph.output[0].name] for image in batch]
+        )
+    except SegdeployError as error:
+        return f"cannot be deployed: {error.what}"
+    for image, drawn in zip(batch, alone, strict=True):
+        expected, tied = reference.class_map(image)
+        if drawn.shape != expected.shape or (drawn != expected)[~tied].any():
+            return "cannot be deployed: in the deployed form it draws other masks"
+    try:
+        together = network.run(adopted.IMAGES, batch)[graph.graph.output[0].name]
+    except InvalidFileError:
+        together = alone[:1]
+    is_same = together.shape == alone.shape and all(
+        not (one != other)[~reference.class_map(image)[1]].any()
+        for one, other, image in zip(alone, together, batch, strict=True)
+    )
+    return None if is_same else "takes one image at a time, and its batch cannot be freed exactly"
+
+
+def _proven(graph: Artifact, proving_on: Sequence[Picture], options: AdoptOptions, progress: Progress) -> Artifact:
+    """The graph with its proof, and its proof kit; as it is where there are no images."""
+    if not proving_on:
+        return graph
+    opened = EngineFile(graph, engines.REFERENCE, Precision.FP32, "cpu")
+    asked = ProofOptions(allow_inconclusive=options.allow_inconclusive)
+    found = proving.judge(graph, opened, proving_on, options=asked, progress=progress)
+    proven = proving.keep(graph, found)
+    proving.require_passed(found, proven)
+    if options.proof_kit:
+        proving.write_kit(proven, proving_on)
+    return proven

@@ -1,0 +1,190 @@
+"""Which preprocessing a network was trained with, found on labelled images: the customary ones, best first."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy import images, metrics
+from segdeploy.data.dataset import Picture
+from segdeploy.graphs import reading
+from segdeploy.graphs.original import Original
+from segdeploy.origin import GraphReading, Preprocessing
+from segdeploy.spec import Spec
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CAFFE = (103.939, 116.779, 123.68)  # ImageNet's mean in BGR, of pixels in 0..255
+LARGEST = 255  # of a pixel
+PADDING = 114  # grey around a letterboxed image
+AHEAD = 0.001  # of mIoU: what is nearer than this is the same
+RESAMPLES, SURE = 200, 0.95  # of the images, drawn again and again: how often the best has to be ahead
+NOTABLE = 0.01  # of mIoU: what is worth saying
+LEAST = 0.2  # mIoU of the best: below it none is right
+MOST_IMAGES = 16
+PRESETS = {
+    "0..1": Preprocessing(scale=1 / 255, mean=(0.0,) * 3, deviation=(1.0,) * 3),
+    "-1..1": Preprocessing(scale=1 / 127.5, mean=(1.0,) * 3, deviation=(1.0,) * 3),
+    "imagenet": Preprocessing(scale=1 / 255, mean=IMAGENET[0], deviation=IMAGENET[1]),
+    "0..255": Preprocessing(scale=1.0, mean=(0.0,) * 3, deviation=(1.0,) * 3),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Convention:
+    """A customary preprocessing by its name; `letterboxed`: the image keeps its ratio, grey around it."""
+
+    name: str
+    preprocessing: Preprocessing
+    letterboxed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Score:
+    """How a convention does on labelled images: mIoU in 0..1.
+
+    `reversed_miou`: with the classes in reverse order. `is_alike`: these images do not tell it from the best.
+    """
+
+    convention: Convention
+    miou: float
+    reversed_miou: float
+    is_alike: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """Every convention, best first. `chosen` is None where the best is not clearly ahead of all others."""
+
+    scores: tuple[Score, ...]
+    images: int
+
+    @property
+    def chosen(self) -> Convention | None:
+        best = self.stretching[0]
+        return best.convention if best.miou >= LEAST and not self.alike else None
+
+    @property
+    def alike(self) -> tuple[Score, ...]:
+        """What cannot be told apart from the best that stretches."""
+        return tuple(score for score in self.stretching[1:] if score.is_alike)
+
+    @property
+    def stretching(self) -> tuple[Score, ...]:
+        """Those in which an image is stretched to the network's size, as everywhere here."""
+        return tuple(score for score in self.scores if not score.convention.letterboxed)
+
+
+def customary(channels: int) -> list[Convention]:
+    """Those that are tried, for networks of three channels or of one."""
+    found = [Convention(name, how) for name, how in PRESETS.items()]
+    found.append(Convention("min-max", dataclasses.replace(PRESETS["0..1"], stretched=True)))
+    if channels == 1:
+        grey = [_grey(each) for each in found if each.name != "imagenet"]
+        return [
+            *grey,
+            Convention("imagenet grey", dataclasses.replace(grey[0].preprocessing, mean=(0.449,), deviation=(0.226,))),
+        ]
+    caffe = Preprocessing(scale=1.0, mean=CAFFE[::-1], deviation=(1.0,) * 3)
+    return [both for each in (*found, Convention("caffe", caffe)) for both in (each, _in_bgr(each))]
+
+
+def _grey(convention: Convention) -> Convention:
+    how = convention.preprocessing
+    return Convention(
+        convention.name, dataclasses.replace(how, mean=how.mean[:1], deviation=how.deviation[:1], channels="grey")
+    )
+
+
+def _in_bgr(convention: Convention) -> Convention:
+    """The same for a network that takes its channels in the other order, each with the numbers of its colour."""
+    how = convention.preprocessing
+    turned = dataclasses.replace(how, mean=how.mean[::-1], deviation=how.deviation[::-1], channels="bgr")
+    return Convention(f"{convention.name} bgr", turned)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """A network that runs, how it is read but for its preprocessing, and what it tells apart."""
+
+    network: Original
+    reading: GraphReading
+    spec: Spec
+
+    def counts(self, convention: Convention, picture: Picture) -> metrics.Confusion:
+        """(K, K) pixel counts on one labelled picture."""
+        truth = picture.truth(classes=len(self.spec.classes), ignore_index=self.spec.ignore_index)
+        if truth is None:
+            return np.zeros((len(self.spec.classes),) * 2, np.int64)
+        drawn = self._drawn(convention, images.read(picture.image))
+        at_label_size = images.to_photo_size(drawn, height=truth.shape[0], width=truth.shape[1])
+        return metrics.confusion(
+            truth, at_label_size, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index
+        )
+
+    def _drawn(self, convention: Convention, photo: NDArray[np.uint8]) -> metrics.ClassMap:
+        told = dataclasses.replace(self.reading, preprocessing=convention.preprocessing)
+        image, inside = _fitted(photo, self.spec, letterboxed=convention.letterboxed)
+        found = self.network.run(told.input, reading.as_given(image, told), [told.output])[told.output]
+        return np.ascontiguousarray(reading.class_map(found, told, self.spec.height, self.spec.width)[inside])
+
+
+def tried(subject: Subject, pictures: Sequence[Picture], *, done: Callable[[], None]) -> Table:
+    """Score every customary preprocessing on labelled pictures; `done` is called after each of them."""
+    channels = len(subject.reading.preprocessing.mean)
+    counts: dict[Convention, list[metrics.Confusion]] = {each: [] for each in customary(channels)}
+    for picture in pictures:
+        for convention, found in counts.items():
+            found.append(subject.counts(convention, picture))
+        done()
+    best = max(counts, key=lambda each: _miou(np.stack(counts[each])))
+    boxed = dataclasses.replace(best, name=f"{best.name} letterboxed", letterboxed=True)
+    counts[boxed] = [subject.counts(boxed, picture) for picture in pictures]
+    stacked = {convention: np.stack(found) for convention, found in counts.items()}
+    scores = [_score(convention, found, stacked[best]) for convention, found in stacked.items()]
+    ordered = sorted(scores, key=lambda score: (-score.miou, score.convention != best))
+    return Table(tuple(ordered), len(pictures))
+
+
+def _score(convention: Convention, counts: NDArray[np.int64], best: NDArray[np.int64]) -> Score:
+    """Of the confusions (images, K, K) of a convention, and of the best one."""
+    return Score(convention, _miou(counts), _miou(counts[:, :, ::-1]), is_alike=not _is_behind(counts, best))
+
+
+def _is_behind(counts: NDArray[np.int64], best: NDArray[np.int64]) -> bool:
+    """Whether the best is ahead on these images, and on nearly every draw of so many of them."""
+    if _miou(best) - _miou(counts) < AHEAD:
+        return False
+    draws = np.random.default_rng(0).integers(0, len(best), (RESAMPLES, len(best)))
+    return float(np.mean([_miou(best[draw]) > _miou(counts[draw]) for draw in draws])) >= SURE
+
+
+def _miou(counts: NDArray[np.int64]) -> float:
+    return metrics.miou(counts.sum(axis=0)) or 0.0
+
+
+def _fitted(
+    photo: NDArray[np.uint8], spec: Spec, *, letterboxed: bool
+) -> tuple[NDArray[np.uint8], tuple[slice, slice]]:
+    """A photograph at network size, and where in it the photograph lies."""
+    if not letterboxed:
+        return images.prepared(photo, spec), (slice(None), slice(None))
+    scale = min(spec.height / photo.shape[0], spec.width / photo.shape[1])
+    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    top, left = (spec.height - height) // 2, (spec.width - width) // 2
+    inside = slice(top, top + height), slice(left, left + width)
+    canvas = np.full((spec.height, spec.width, 3), PADDING, np.uint8)
+    canvas[inside] = images.to_network_size(photo, height=height, width=width)
+    return canvas, inside
+
+
+def remarks(table: Table) -> Iterator[str]:
+    """What is worth saying of a table: what cannot be told apart, letterboxes, classes in another order."""
+    best, plain = table.scores[0], table.stretching[0]
+    if names := [score.convention.name for score in table.alike]:
+        yield f"{', '.join([plain.convention.name, *names])} cannot be told apart on {table.images} images"
+    if best.convention.letterboxed and best.miou - plain.miou >= NOTABLE:
+        scores = f"mIoU {best.miou:.3f} against {plain.miou:.3f}"
+        yield f"letterboxed images suit it better ({scores}); here they are stretched"
+    if plain.reversed_miou > plain.miou + NOTABLE:
+        yield f"its classes seem to be in reverse order (mIoU {plain.reversed_miou:.3f} against {plain.miou:.3f})"
