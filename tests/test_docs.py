@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import foreign_graphs
 import foreign_networks as theirs
 import pytest
 import torch
@@ -29,15 +30,21 @@ def test_the_page_of_the_command_line_is_the_help() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
-    """In the order of the page, in an empty folder with photographs in ./images."""
+    """In the order of the page, in a folder with photographs in ./images and six of the examples."""
     commands = COMMAND.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert {
         "segdeploy export --model segnet",
         "segdeploy bench --engine fp32",
         "segdeploy infer ./images --overlay",
     } <= set(commands)
-    shutil.copytree(ROOT / "examples" / "nuclei" / "images", tmp_path / "images")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    nuclei, few = ROOT / "examples" / "nuclei", tmp_path / "examples" / "nuclei"
+    names = (nuclei / "val.txt").read_text(encoding="utf-8").split()[:6]
+    for folder in ("images", "masks"):
+        (few / folder).mkdir(parents=True)
+        for name in names:
+            shutil.copy(nuclei / folder / name, few / folder)
+    (few / "val.txt").write_text("\n".join(names), encoding="utf-8")
+    shutil.copytree(few / "images", tmp_path / "images")
     program = str(Path(sys.executable).with_name("segdeploy"))
     for command in commands:
         done = subprocess.run(
@@ -50,7 +57,7 @@ def test_the_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
 def test_the_commands_of_the_page_on_own_networks_run_as_written(tmp_path: Path) -> None:
     """In the order of the page, on narrow networks under the names of the page."""
     commands = COMMAND.findall((ROOT / "docs" / "own-network.md").read_text(encoding="utf-8"))
-    assert {command.split()[1] for command in commands} == {"import", "export", "infer", "parity"}
+    assert {command.split()[1] for command in commands} == {"adopt", "import", "export", "infer", "parity"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         deeplabv3 = theirs.with_statistics(theirs.TorchvisionDeepLabV3(21))
@@ -60,6 +67,8 @@ def test_the_commands_of_the_page_on_own_networks_run_as_written(tmp_path: Path)
     torch.save({"meta": {"epoch": 1}, "state_dict": pspnet.state_dict()}, tmp_path / "pspnet_r18-d8.pth")
     torch.save(unet.state_dict(), tmp_path / "unet_carvana.pth")
     photographs(tmp_path / "photos", "images/0.png", "images/1.png")
+    foreign_graphs.decided_by_red(tmp_path / "theirs.onnx")
+    foreign_graphs.labelled_by_red(tmp_path / "labelled")
     program = str(Path(sys.executable).with_name("segdeploy"))
     for command in commands:
         done = subprocess.run(

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+SIZE = (16, 24)
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
 
@@ -66,3 +68,39 @@ class Foreign:
     def save(self, path: Path) -> Path:
         path.write_bytes(self.model().SerializeToString())
         return path
+
+
+def noise(folder: Path, count: int = 4) -> Path:
+    """Images of noise, in a folder."""
+    random = np.random.default_rng(1)
+    (folder / "images").mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(random.integers(0, 256, (*SIZE, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+    return folder
+
+
+def decided_by_red(path: Path) -> None:
+    """Class 1 where the first channel, of values in -1..1, is above 0.2, and brighter than the last by 0.1."""
+    weight = np.zeros((2, 3, 1, 1), np.float32)
+    weight[1, :, 0, 0] = [1.0, 0.0, -0.5]
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["scores"], name="head")]
+    taken = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, *SIZE])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
+    constants = [
+        numpy_helper.from_array(weight, "w"),
+        numpy_helper.from_array(np.array([0, -0.2], np.float32), "b"),
+    ]
+    graph = helper.make_graph(nodes, "theirs", [taken], [given], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+def labelled_by_red(folder: Path) -> None:
+    """Images of noise, and the masks that follow from their values in -1..1."""
+    noise(folder, 12)
+    (folder / "masks").mkdir()
+    (folder / "classes.csv").write_text("background,0,0,0\nforeground,255,0,0\n")
+    for file in (folder / "images").glob("*.png"):
+        values = np.asarray(Image.open(file)) / 127.5 - 1
+        mask = (values[..., 0] - 0.5 * values[..., 2] > 0.2).astype(np.uint8)
+        Image.fromarray(mask).save(folder / "masks" / file.name)

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import Run
-from foreign_graphs import Foreign
+from foreign_graphs import SIZE, Foreign, noise
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -23,7 +22,6 @@ from segdeploy.graphs import reading
 from segdeploy.proof.onnx_reference import OnnxReference
 from segdeploy.spec import Precision
 
-SIZE = (16, 24)
 IMAGENET = AdoptOptions(preset="imagenet")
 AGREEING = 0.9999  # of the pixels; the others are near-ties
 
@@ -51,15 +49,6 @@ PREPARED = st.sampled_from(
 @pytest.fixture
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def photographs(folder: Path, count: int = 4) -> Path:
-    """Images of noise, in a folder."""
-    random = np.random.default_rng(1)
-    (folder / "images").mkdir(parents=True)
-    for index in range(count):
-        Image.fromarray(random.integers(0, 256, (*SIZE, 3), np.uint8)).save(folder / "images" / f"{index}.png")
-    return folder
 
 
 @settings(
@@ -110,7 +99,7 @@ def test_the_reference_is_the_original_in_onnx_runtime(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_here")
 def test_an_adopted_graph_is_proven_served_and_quantized_by_its_name() -> None:
-    path, data = Foreign(kind="scores").save(Path("theirs.onnx")), photographs(Path("data"), 8)
+    path, data = Foreign(kind="scores").save(Path("theirs.onnx")), noise(Path("data"), 8)
     adopted = segdeploy.adopt(path, name="mine", options=dataclasses.replace(IMAGENET, data=data))
     found = adopted.graph.certificate
     assert found is not None
@@ -130,7 +119,7 @@ def test_an_adopted_graph_is_proven_served_and_quantized_by_its_name() -> None:
 def test_without_images_it_is_unproven_and_asks_for_some() -> None:
     """Exit 3 to be served, exit 2 to make something from it: the rules for unproven files."""
     segdeploy.adopt(Foreign().save(Path("theirs.onnx")), name="mine", options=IMAGENET)
-    data = photographs(Path("data"))
+    data = noise(Path("data"))
     with pytest.raises(InvalidFileError, match="is not proven"):
         segdeploy.infer(data / "images", model="mine", engine="ort:fp32")
     with pytest.raises(InvalidRequestError, match="adopted without any"):
@@ -140,7 +129,7 @@ def test_without_images_it_is_unproven_and_asks_for_some() -> None:
 
 @pytest.mark.usefixtures("_here")
 def test_another_original_makes_a_graph_stale_and_a_changed_one_is_refused() -> None:
-    path, data = Foreign().save(Path("theirs.onnx")), photographs(Path("data"))
+    path, data = Foreign().save(Path("theirs.onnx")), noise(Path("data"))
     graph = segdeploy.adopt(path, name="mine", options=dataclasses.replace(IMAGENET, data=data)).graph
     assert not workspace.is_stale(graph)
     Foreign(seed=5).save(path)
@@ -154,7 +143,7 @@ def test_another_original_makes_a_graph_stale_and_a_changed_one_is_refused() -> 
 @pytest.mark.usefixtures("_here")
 def test_a_planted_fault_in_the_deployed_graph_is_found() -> None:
     """Weights that are zero: by the old manifest the file is refused, by a new one its masks."""
-    path, data = Foreign().save(Path("theirs.onnx")), photographs(Path("data"))
+    path, data = Foreign().save(Path("theirs.onnx")), noise(Path("data"))
     graph = segdeploy.adopt(path, name="mine", options=dataclasses.replace(IMAGENET, data=data)).graph
     model = onnx.load(graph.path)
     _zero_weights(model)
@@ -287,12 +276,12 @@ def test_what_lies_beside_the_file_says_how_images_are_prepared() -> None:
 
 @pytest.mark.usefixtures("_here")
 def test_labels_that_no_preprocessing_explains_decide_nothing() -> None:
-    data = photographs(Path("data"))
+    data = noise(Path("data"))
     (data / "masks").mkdir()
     (data / "classes.csv").write_text("a,0,0,0\nb,9,9,9\nc,99,99,99\n")
     for image in (data / "images").glob("*.png"):
-        noise = np.random.default_rng(3).integers(0, 3, SIZE, np.uint8)
-        Image.fromarray(noise).save(data / "masks" / image.name)
+        mask = np.random.default_rng(3).integers(0, 3, SIZE, np.uint8)
+        Image.fromarray(mask).save(data / "masks" / image.name)
     with pytest.raises(UndecidedError, match="do not decide") as refused:
         segdeploy.adopt(Foreign().save(Path("theirs.onnx")), name="mine", options=AdoptOptions(data=data, force=True))
     assert refused.value.table is not None
@@ -304,49 +293,3 @@ def test_grey_is_pillows() -> None:
     np.testing.assert_array_equal(
         reading.channels_of(image, "grey")[..., 0], np.asarray(Image.fromarray(image).convert("L"))
     )
-
-
-def test_the_page_for_own_networks_runs_as_it_is_written(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The journey of an ONNX file of unknown origin: a network that is sure of the labels finds its preprocessing."""
-    monkeypatch.chdir(tmp_path)
-    decided_by_red(Path("theirs.onnx"))
-    labelled(Path("labelled"))
-    page = (Path(__file__).parents[2] / "docs" / "own-network.md").read_text(encoding="utf-8")
-    commands = [
-        line.removeprefix("$ segdeploy ").split() for line in page.splitlines() if line.startswith("$ segdeploy ")
-    ]
-    journey = [command for command in commands if "mine" in command]
-    assert len(journey) == 3
-    for command in journey:
-        done = run(*command)
-        assert done.code == 0, done.err
-    assert len(list(Path("masks").glob("*.png"))) == 12
-
-
-def decided_by_red(path: Path) -> None:
-    """Class 1 where the first channel, of values in -1..1, is above 0.2, and brighter than the last by 0.1."""
-    weight = np.zeros((2, 3, 1, 1), np.float32)
-    weight[1, :, 0, 0] = [1.0, 0.0, -0.5]
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["scores"], name="head")]
-    taken = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, *SIZE])
-    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
-    constants = [
-        onnx.numpy_helper.from_array(weight, "w"),
-        onnx.numpy_helper.from_array(np.array([0, -0.2], np.float32), "b"),
-    ]
-    graph = helper.make_graph(nodes, "theirs", [taken], [given], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
-
-
-def labelled(folder: Path) -> None:
-    """Images of noise, and the masks that follow from their values in -1..1."""
-    photographs(folder, 12)
-    (folder / "masks").mkdir()
-    (folder / "classes.csv").write_text("background,0,0,0\nforeground,255,0,0\n")
-    for file in (folder / "images").glob("*.png"):
-        values = np.asarray(Image.open(file)) / 127.5 - 1
-        mask = (values[..., 0] - 0.5 * values[..., 2] > 0.2).astype(np.uint8)
-        Image.fromarray(mask).save(folder / "masks" / file.name)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command_line import BUILD, GRAPH, HEADER, SMALL
 from conftest import SPEC, Outcome, Run
+from foreign_networks import MilesialUNet
 
 from segdeploy import artifact
 from segdeploy.cli import commands
@@ -139,6 +141,13 @@ def adopt_fields(report: dict[str, Any]) -> None:
     assert report["parity"]["reference"] == "ONNX Runtime"
 
 
+def import_fields(report: dict[str, Any]) -> None:
+    assert report["checkpoint"] == "checkpoints/street.safetensors"
+    assert report["spec"]["model"] == "unet"
+    assert report["keys"]["family"] == "milesial's U-Net"
+    assert report["keys"]["left_over"] == []
+
+
 def trust_fields(report: dict[str, Any]) -> None:
     assert report["trusted"] == {}
 
@@ -154,6 +163,7 @@ def train_fields(report: dict[str, Any]) -> None:
     [
         pytest.param("train --model unet --data data --batch 3 --epochs 1", train_fields, marks=pytest.mark.slow),
         pytest.param("export --model unet --data data", export_fields, marks=pytest.mark.slow),
+        ("import theirs.pth --name street --size 48x64", import_fields),
         (f"adopt {GRAPH} --name theirs --classes background,foreground --calibrate data", adopt_fields),
         ("parity --data data --engine ort:fp32", parity_fields),
         ("bench --data data --runs 3 --batch 2 --engine ort:fp32", bench_fields),
@@ -175,6 +185,7 @@ def test_json_is_one_document_with_what_was_asked(
 ) -> None:
     command, *others = arguments.split()
     others += SMALL if command == "train" else []
+    torch.save(MilesialUNet(2, 3, bilinear=False).state_dict(), "theirs.pth")
     done = run(command, *others, "--json")
     if command == "train":  # a line for each epoch, for the log
         found = re.fullmatch(rf"({HEADER})epoch 1/1  loss .*\n", done.err)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from command_line import on_a_terminal
+from foreign_graphs import decided_by_red, labelled_by_red
 
 from segdeploy.cli import commands, rendering
 
@@ -85,6 +86,7 @@ def test_a_table_that_does_not_fit_has_a_block_for_each_row(
 
 
 WITH_TABLES = {
+    "adopt": ("adopt theirs.onnx --name mine --data by_red", "preprocessing mIoU"),
     "parity": ("parity --data data --engine ort:fp32", "runtime agreement boundary near-ties unexplained verdict"),
     "bench": ("bench --data data --engine ort:fp32 --runs 2", "level batch median images/s mIoU agreement p99"),
     "sensitivity": ("sensitivity --data data", "agreement change costs"),
@@ -96,6 +98,8 @@ WITH_TABLES = {
 def test_a_table_is_read_at_60_columns(command: str) -> None:
     """On a terminal of that width, no header and no number is cut or broken."""
     arguments, words = WITH_TABLES[command]
+    decided_by_red(Path("theirs.onnx"))
+    labelled_by_red(Path("by_red"))
     out = on_a_terminal(*arguments.split(), COLUMNS="60", LINES="50", NO_COLOR="1")
     rows = [line.rstrip() for line in out.replace("\r", "").splitlines() if line.startswith("  ")]
     assert set(words.split()) <= {line.split()[0].rstrip(",") for line in rows}
