@@ -11,9 +11,12 @@ import pytest
 import tensorrt_rtx
 import torch
 from conftest import INT8_SATURATES
+from foreign_graphs import Foreign
 from numpy.typing import NDArray
 
+import segdeploy
 from segdeploy import arithmetic, images, models, workspace
+from segdeploy.adopting.options import AdoptOptions
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import Graph
@@ -160,3 +163,15 @@ def openvino_agreement(model: onnx.ModelProto, pictures: list[NDArray[np.uint8]]
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return float(np.mean([compiled(image)[0] == session.run(None, {"images": image})[0] for image in pictures]))
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "signed"])
+def test_tensorrt_rtx_builds_a_graph_of_somebody_else(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BGR, an output at half the size, a slash in every name: what is added takes part in the plan."""
+    monkeypatch.chdir(tmp_path)
+    theirs = Foreign(stride=2).save(tmp_path / "theirs.onnx")
+    asked = AdoptOptions(preset="imagenet", channels="bgr")
+    graph = segdeploy.adopt(theirs, name="theirs", options=asked).graph
+    assert build_plan(graph.path if kind == "fp32" else converted(graph.path, kind)) > 0
