@@ -10,7 +10,9 @@ import onnx
 from segdeploy import artifact, precision
 from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
+from segdeploy.graphs import foreign
+from segdeploy.graphs.graph import Graph
 from segdeploy.low_precision import Budget, LowPrecision
 from segdeploy.origin import Calibration, GraphOrigin, Origin
 from segdeploy.precision import Layers, PrecisionModule, Range
@@ -103,6 +105,7 @@ def recipes(
     module = precision.module(wanted)
     _require_sensible(module, forms, method, cache)
     model = onnx.load(fp32.path)
+    _require_quantizable(fp32, model)
     ranges: Mapping[str, Range]
     if cache is not None:
         ranges = calibration.from_cache(_text(cache), model, module.tensors(model))
@@ -124,6 +127,23 @@ def _require_sensible(module: PrecisionModule, forms: Sequence[str], method: str
         )
     if cache is not None and method is not None:
         raise InvalidRequestError("a calibration cache has its method in it.", "Give --calibration-cache alone.")
+
+
+def _require_quantizable(fp32: Artifact, model: onnx.ModelProto) -> None:
+    """An adopted graph may be quantized already, or have no convolution whose weights are constants."""
+    if foreign.is_quantized(model):
+        raise GateFailedError(
+            f"{fp32.path} was quantized by whoever made it: it is taken as it is, and not quantized again.",
+            "Adopt the network as it was before it was quantized.",
+        )
+    graph = Graph(model)
+    found = [node for node in graph.convolutions() if node.input[1] in graph.constants]
+    if not found or len(found) < len(graph.convolutions()):
+        raise GateFailedError(
+            f"{fp32.path} has {len(graph.convolutions()) - len(found)} convolutions whose weights it computes, "
+            f"and {len(found)} whose weights are constants: those alone can be of low precision.",
+            "Deploy it in fp32.",
+        )
 
 
 def _measured(

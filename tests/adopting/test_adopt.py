@@ -17,7 +17,7 @@ from PIL import Image
 import segdeploy
 from segdeploy import artifact, workspace
 from segdeploy.adopting.options import AdoptOptions, UndecidedError
-from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.graphs import reading
 from segdeploy.proof.onnx_reference import OnnxReference
 from segdeploy.spec import Precision
@@ -113,6 +113,33 @@ def test_an_adopted_graph_is_proven_served_and_quantized_by_its_name() -> None:
     assert half.origin.network_sha256 == artifact.sha256(path)
     report = segdeploy.infer(data / "images", model="mine", engine="ort:fp16", out="masks")
     assert len(list(Path("masks").glob("*.png"))) == 8, report
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_graph_that_somebody_quantized_is_taken_as_it_is() -> None:
+    """Its own rounding is part of it; to round it once more would be another network."""
+    model = Foreign().model()
+    scale = [
+        onnx.numpy_helper.from_array(np.array(0.05, np.float32), "step"),
+        onnx.numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    model.graph.initializer.extend(scale)
+    conv = model.graph.node[0]
+    rounding = [
+        helper.make_node("QuantizeLinear", [conv.input[0], "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["dq"]),
+    ]
+    conv.input[0] = "dq"
+    nodes = [*rounding, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    Path("theirs.onnx").write_bytes(model.SerializeToString())
+    data = photographs(Path("data"), 6)
+    found = segdeploy.adopt("theirs.onnx", name="mine", options=dataclasses.replace(IMAGENET, data=data))
+    assert found.graph.certificate is not None
+    assert found.graph.certificate.proves
+    with pytest.raises(GateFailedError, match="not quantized again"):
+        segdeploy.export("mine", precision="int8")
 
 
 @pytest.mark.usefixtures("_here")
