@@ -134,7 +134,7 @@ def test_a_graph_that_somebody_quantized_is_taken_as_it_is() -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     Path("theirs.onnx").write_bytes(model.SerializeToString())
-    data = photographs(Path("data"), 6)
+    data = noise(Path("data"), 6)
     found = segdeploy.adopt("theirs.onnx", name="mine", options=dataclasses.replace(IMAGENET, data=data))
     assert found.graph.certificate is not None
     assert found.graph.certificate.proves

@@ -123,14 +123,14 @@ def test_where_own_weights_have_no_images_a_stale_graph_is_no_substitute(convert
 @pytest.mark.parametrize(
     "edit,field",
     [
-        (lambda origin: origin.pop("graph"), "origin.graph"),
-        (lambda origin: origin.update(graph={}), "origin.graph.path"),
+        (lambda origin: origin.pop("graph"), "graph"),
+        (lambda origin: origin.update(graph={}), "graph.path"),
     ],
     ids=["no graph", "no path"],
 )
 def test_a_manifest_that_was_edited_is_refused(edit: Callable[[dict[str, Any]], object], field: str) -> None:
     edited(UNSIGNED, edit)
-    with pytest.raises(InvalidFileError, match=f"the field {field} is missing"):
+    with pytest.raises(InvalidFileError, match=f"origin: the field {field} is missing"):
         segdeploy.open("unet", engine="int8")
 
 
