@@ -22,7 +22,7 @@ from segdeploy.engines import BuildOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.proof import kit
-from segdeploy.spec import Precision
+from segdeploy.spec import SPEC_KEY, Precision
 
 PHOTO = next((Path(__file__).parents[1] / "examples" / "nuclei" / "images").iterdir())
 SIZE = (64, 64)
@@ -154,7 +154,7 @@ def test_another_network_than_the_checkpoints_is_told_by_its_spec(graph: Path) -
     swapped = dataclasses.replace(artifact.read(graph).spec, classes=tuple(spec["classes"]))
 
     def renamed(model: onnx.ModelProto) -> None:
-        for entry in model.metadata_props:
+        for entry in (entry for entry in model.metadata_props if entry.key == SPEC_KEY):
             entry.value = swapped.to_json()
 
     forge(graph, renamed)

@@ -32,7 +32,15 @@ def save(path: Path, tensors: "Mapping[str, Tensor]", spec: Spec, *, origin: Ori
     metadata = {"format": FORMAT, "spec": spec.to_json(), "origin": facts, "made_at": made_at}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not `save_file`: it makes files that only their owner may read, and says nothing useful of a full disk.
-    artifact.write_atomically(path, to_bytes(contiguous, metadata))
+    artifact.write_atomically(path, _in_order(to_bytes(contiguous, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file, its header in the order of its keys: safetensors has another one each time."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of eight
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def is_ours(path: Path) -> bool:

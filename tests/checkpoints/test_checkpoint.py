@@ -71,6 +71,16 @@ def test_a_network_comes_back_as_it_was(saved: Path) -> None:
     )
 
 
+def test_the_same_network_is_the_same_file(saved: Path, tmp_path: Path) -> None:
+    """A graph names its checkpoint by its sha256, and safetensors writes a header in another order each time."""
+    torch.manual_seed(0)
+    state = models.rebuild(spec()).state_dict()
+    for index in range(10):
+        again = tmp_path / f"{index}.safetensors"
+        checkpoint.save(again, state, spec(), origin=ORIGIN, made_at=MADE_AT)
+        assert artifact.sha256(again) == artifact.sha256(saved)
+
+
 def test_what_it_promises_is_in_the_file(saved: Path) -> None:
     found = checkpoint.read(saved)
     assert found.spec == spec()
