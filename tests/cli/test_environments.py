@@ -229,7 +229,9 @@ def test_the_verbs_of_python_say_the_same(python_of: PythonOf, without_graph: Pa
     folder = shutil.copytree(without_graph, tmp_path / "work")
     found = answer(python_of("cpu"), CALLS, VERBS, folder)
     torch = "MissingRuntimeError: PyTorch is not installed.\nInstall it: pip install 'segdeploy[train]'"
+    onnx = "MissingRuntimeError: onnx is not installed.\nInstall it: pip install 'segdeploy[train]'"
     jinja2 = "MissingRuntimeError: Jinja2 is not installed.\nInstall it: pip install 'segdeploy[report]'"
     works = dict.fromkeys(("check_data", "doctor", "inspect", "list_models"), "yes")
     assert found.pop("convert_masks").startswith("InvalidRequestError: ")
-    assert found == {**{verb: torch for verb in VERBS if verb != "convert_masks"}, **works, "report": jinja2}
+    others = {"adopt": onnx, "report": jinja2}
+    assert found == {**{verb: torch for verb in VERBS if verb != "convert_masks"}, **works, **others}
