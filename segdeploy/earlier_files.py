@@ -50,7 +50,6 @@ def origin(made_by: Document) -> dict[str, Any]:
         "opset": made_by.get("opset"),
         "torch": made_by.get("torch"),
         "training": _training(made_by),
-        "foreign": None,
     }
 
 

@@ -4,6 +4,7 @@ A walk over the protobuf itself, for a machine that only runs engines has no onn
 """
 
 import contextlib
+import hashlib
 import mmap
 import stat
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,23 @@ def require_contained(path: Path, data: bytes | None = None) -> None:
         raise InvalidFileError(f"cannot read {path}: {error.strerror}.", "Check its permissions.") from error
     except (ValueError, IndexError, RecursionError) as error:
         raise InvalidFileError(f"{path} is no ONNX file: {error}.", "Export it again with segdeploy export.") from error
+
+
+def sha256(path: Path) -> str:
+    """Of a graph and of the files beside it that it reads; where it reads none, that of the file alone.
+
+    Raise InvalidFileError as `require_contained` does.
+    """
+    require_contained(path)
+    with _mapped(path) as content:
+        names = sorted({entries["location"] for entries in _external(content, 0, len(content), "model")})
+    digests = [_sha256(path), *(_sha256(path.with_name(name)) for name in names)]
+    return digests[0] if not names else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -137,6 +137,8 @@ class ProofPicture:
 class ForeignOrigin:
     """The ONNX file of somebody else; `path` is relative to the folder of the graph, None in a plan.
 
+    `sha256`: of the file with the external data that it reads.
+
     `pictures`: what the graph was adopted with; what it becomes is proven on them. `folder`: where their masks are read
     by its layout.
     """

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy import artifact, engines, models, signature
+from segdeploy import artifact, engines, external_data, models, signature
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import WeightsKind
 from segdeploy.checkpoints import checkpoint, opening
@@ -131,7 +131,7 @@ def is_stale(graph: Artifact) -> bool:
         return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
     if graph.origin.foreign is not None:
         original = _original_path(graph, graph.origin.foreign)
-        return original.is_file() and artifact.sha256(original) != graph.origin.foreign.sha256
+        return original.is_file() and external_data.sha256(original) != graph.origin.foreign.sha256
     weights = graph.origin.weights
     if weights is None or weights.path is None:
         return False
@@ -194,7 +194,7 @@ def original_of(graph: Artifact) -> Path:
     path = _original_path(graph, foreign)
     if not path.is_file():
         raise InvalidFileError(f"{path}, which {graph.path} was adopted from, is not here.", "Bring it back.")
-    if artifact.sha256(path) != foreign.sha256:
+    if external_data.sha256(path) != foreign.sha256:
         raise InvalidFileError(f"{path} is no longer the file that {graph.path} was adopted from.", again)
     return path
 

@@ -1,6 +1,7 @@
 """An ONNX file becomes a graph in `export/`: seen, written, held against the original, proven."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import artifact, engines, extras, images, palettes, proving, workspace
+from segdeploy import artifact, engines, external_data, extras, images, palettes, proving, workspace
 from segdeploy._version import __version__
 from segdeploy.adopting import pictures, preprocessing
 from segdeploy.adopting.options import ADOPT, Adopted, AdoptOptions
 from segdeploy.artifact import Artifact
 from segdeploy.data import check, class_table, dataset, layouts
-from segdeploy.data.dataset import DataFolder, Picture
+from segdeploy.data.dataset import DataFolder, Dataset, Picture
 from segdeploy.engines import EngineFile
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.names import below, require_new_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MODEL = "onnx"  # the `model` of a Spec whose network is none of ours
 PROBES = 3  # images it is run on to see what it is, and in one batch
 BINARY = ("background", "foreground")
+IGNORED = 255  # in the masks of a labelled folder
 
 
 @extras.named_where_missing()
@@ -51,20 +53,20 @@ def adopt(path: Path, name: str, options: AdoptOptions = ADOPT, *, progress: Pro
     engines.modules()[engines.REFERENCE].import_runtime()
     model = foreign.read(path)
     about = said.said(path, model)
-    sight = _seen(path, model, about, options)
-    spec = _spec(name, sight, about, options)
-    proving_on, deciding_on = pictures.pictures(options)
-    labelled = options.data if options.data is not None and layouts.is_labelled(options.data) else None
-    if labelled is not None:
+    labels = _labels(options)
+    sight = _seen(path, model, about, options, labels)
+    spec = _spec(name, sight, about, options, labels)
+    proving_on, deciding_on = pictures.pictures(options, None if labels is None else labels.data)
+    if labels is not None:
         check.require(
-            labelled, ignore_index=spec.ignore_index, network=spec.classes, force=options.force, progress=progress
+            labels.folder, ignore_index=spec.ignore_index, network=spec.classes, force=options.force, progress=progress
         )
     search = preprocessing.Search(path, sight.reading, spec, tuple(deciding_on))
     prepared = preprocessing.prepared(search, about, options, progress=progress)
     sight = dataclasses.replace(sight, reading=dataclasses.replace(sight.reading, preprocessing=prepared.how))
     spec = preprocessing.with_normalisation(spec, prepared.how)
     with progress(f"Adopting {name}", 1) as done:
-        graph = _written(path, model, sight, spec, proving_on, data=labelled)
+        graph = _written(path, model, sight, spec, proving_on, labels=labels)
         done()
     proven = _proven(graph, proving_on, options, progress)
     notes = (*sight.notes, *prepared.notes)
@@ -80,7 +82,27 @@ def _require_free(name: str, *, overwrite: bool) -> None:
     raise InvalidRequestError(f"there is a network named {name} already.", remedy)
 
 
-def _seen(path: Path, model: "onnx.ModelProto", about: "Said | None", options: AdoptOptions) -> "Sight":
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """The labelled folder that was given, opened once; `classes` are looked up where nobody else names them."""
+
+    folder: DataFolder | Path
+    data: Dataset
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        return layouts.classes_of(self.data, ignore_index=IGNORED).names
+
+
+def _labels(options: AdoptOptions) -> _Labels | None:
+    if options.data is None or not layouts.is_labelled(options.data):
+        return None
+    return _Labels(options.data, layouts.open_folder(options.data))
+
+
+def _seen(
+    path: Path, model: "onnx.ModelProto", about: "Said | None", options: AdoptOptions, labels: _Labels | None
+) -> "Sight":
     from segdeploy.graphs import foreign, probing
     from segdeploy.graphs.outputs import Wish
 
@@ -89,7 +111,7 @@ def _seen(path: Path, model: "onnx.ModelProto", about: "Said | None", options: A
         size=options.size or (about.size if about is not None and None in declared else None),
         output=options.output_name,
         threshold=options.threshold,
-        classes=_count(options.classes) or _labelled_count(options),
+        classes=_count(options.classes) or (None if labels is None else len(labels.classes)),
         values=tuple(options.class_values),
     )
     return probing.look(path, model, wish, _probes())
@@ -110,13 +132,6 @@ def _count(classes: Sequence[str] | str | int | None) -> int | None:
     return int(classes) if isinstance(classes, str) and classes.isdigit() else len(_named(classes))
 
 
-def _labelled_count(options: AdoptOptions) -> int | None:
-    """How many classes a labelled folder has: what a class map is read with."""
-    if options.data is None or not layouts.is_labelled(options.data):
-        return None
-    return len(layouts.classes_of(layouts.open_folder(options.data), ignore_index=255).names)
-
-
 def _named(classes: Sequence[str] | str) -> tuple[str, ...]:
     """Names: given one by one, as text with commas, or in a file."""
     if not isinstance(classes, str):
@@ -130,21 +145,19 @@ def _named(classes: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _spec(name: str, sight: "Sight", about: "Said | None", options: AdoptOptions) -> Spec:
-    names = _class_names(sight.classes, about, options)
+def _spec(name: str, sight: "Sight", about: "Said | None", options: AdoptOptions, labels: _Labels | None) -> Spec:
+    names = _class_names(sight.classes, about, options, labels)
     return Spec(MODEL, {}, names, palettes.default_colours(len(names)), *sight.size, name=name)
 
 
-def _class_names(count: int, about: "Said | None", options: AdoptOptions) -> tuple[str, ...]:
+def _class_names(count: int, about: "Said | None", options: AdoptOptions, labels: _Labels | None) -> tuple[str, ...]:
     """As given, as the file says, as the labelled folder says; else numbers."""
     if options.classes is not None and not str(options.classes).isdigit() and not isinstance(options.classes, int):
         return _named(options.classes)
     if about is not None and len(about.classes) == count:
         return about.classes
-    if options.data is not None and layouts.is_labelled(options.data):
-        found = layouts.classes_of(layouts.open_folder(options.data), ignore_index=255).names
-        if len(found) == count:
-            return found
+    if labels is not None and len(labels.classes) == count:
+        return labels.classes
     return BINARY if count == len(BINARY) else tuple(f"class {index}" for index in range(count))
 
 
@@ -158,12 +171,12 @@ def _written(
     spec: Spec,
     proving_on: Sequence[Picture],
     *,
-    data: DataFolder | Path | None,
+    labels: _Labels | None,
 ) -> Artifact:
     """The deployed graph and its manifest, unproven."""
     from segdeploy.graphs import foreign
 
-    sha256 = artifact.sha256(path)
+    sha256 = external_data.sha256(path)
     graph = _equal(path, model, sight, spec, sha256)
     target = below(workspace.EXPORTS, f"{spec.name}.{Precision.FP32}.onnx")
     with artifact.replacing(target) as temporary:
@@ -175,7 +188,7 @@ def _written(
         sha256=sha256,
         reading=sight.reading,
         pictures=tuple(pictures.remembered(proving_on, target.parent)),
-        folder=None if data is None else dataset.remembered_folder(layouts.open_folder(data), target.parent),
+        folder=None if labels is None else dataset.remembered_folder(labels.data, target.parent),
     )
     made = Artifact(
         path=target,

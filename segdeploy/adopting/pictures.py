@@ -6,15 +6,19 @@ from pathlib import Path
 
 from segdeploy import artifact, workspace
 from segdeploy.adopting.options import AdoptOptions
-from segdeploy.data import dataset, layouts
-from segdeploy.data.dataset import Picture
+from segdeploy.data import dataset
+from segdeploy.data.dataset import Dataset, Picture
 from segdeploy.origin import ProofPicture
+from segdeploy.proof import kit
 
 MOST_PICTURES = 64  # that prove an adopted graph and are remembered
 
 
-def pictures(options: AdoptOptions) -> tuple[list[Picture], list[Picture]]:
-    """The images that prove, and those that decide on the preprocessing: others, where there are enough."""
+def pictures(options: AdoptOptions, labelled: Dataset | None) -> tuple[list[Picture], list[Picture]]:
+    """The images that prove, and those that decide on the preprocessing: others, where there are enough.
+
+    `labelled`: what `options.data` is, where it is labelled.
+    """
     from segdeploy.quantization import images_in_parts
 
     if options.data is None:
@@ -22,9 +26,8 @@ def pictures(options: AdoptOptions) -> tuple[list[Picture], list[Picture]]:
         if options.calibrate is not None and not files:  # a labelled folder in which nothing trains
             files = dataset.image_files(options.calibrate)
         return spread([Picture(file, None) for file in files], MOST_PICTURES), []
-    if not layouts.is_labelled(options.data):
+    if labelled is None:
         return spread(workspace.pictures_of(options.data), MOST_PICTURES), []
-    labelled = layouts.open_folder(options.data)
     deciding, prove = list(labelled.train), list(labelled.val)
     if not deciding and len(prove) > 1:
         deciding, prove = prove[::2], prove[1::2]
@@ -33,8 +36,7 @@ def pictures(options: AdoptOptions) -> tuple[list[Picture], list[Picture]]:
 
 def spread(found: Sequence[Picture], most: int) -> list[Picture]:
     """All, or so many of them, evenly spread."""
-    count = min(len(found), most)
-    return [found[index * len(found) // count] for index in range(count)]
+    return [found[index] for index in kit.spread(len(found), most)]
 
 
 def remembered(found: Sequence[Picture], folder: Path) -> Iterator[ProofPicture]:

@@ -121,7 +121,7 @@ def _steps(document: Facts) -> Iterator[Facts]:
 def _hugging_face(document: Facts) -> Said:
     """(pixel x rescale_factor - image_mean) / image_std, each step where it is switched on."""
     scale = float(document.get("rescale_factor", 1 / LARGEST)) if document.get("do_rescale", True) else 1.0
-    normalised = document.get("do_normalize", False)
+    normalised = document.get("do_normalize", "image_mean" in document)
     mean, std = (document["image_mean"], document["image_std"]) if normalised else ([0], [1])
     return Said(
         "Hugging Face's preprocessor_config.json", of_values(mean, std, scale=scale), _sides(document.get("size"))

@@ -1,7 +1,8 @@
 """Which preprocessing a network was trained with, found on labelled images: the customary ones, best first."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,22 +112,25 @@ class Subject:
     reading: GraphReading
     spec: Spec
 
-    def counts(self, convention: Convention, picture: Picture) -> metrics.Confusion:
-        """(K, K) pixel counts on one labelled picture."""
-        truth = picture.truth(classes=len(self.spec.classes), ignore_index=self.spec.ignore_index)
-        if truth is None:
-            return np.zeros((len(self.spec.classes),) * 2, np.int64)
-        drawn = self._drawn(convention, images.read(picture.image))
-        at_label_size = images.to_photo_size(drawn, height=truth.shape[0], width=truth.shape[1])
-        return metrics.confusion(
-            truth, at_label_size, classes=len(self.spec.classes), ignore_index=self.spec.ignore_index
-        )
+    def counts(self, conventions: Iterable[Convention], picture: Picture) -> Iterator[metrics.Confusion]:
+        """(K, K) pixel counts on one labelled picture, of each convention in its turn."""
+        classes, ignored = len(self.spec.classes), self.spec.ignore_index
+        truth = picture.required_truth(classes=classes, ignore_index=ignored)
+        photo = images.read(picture.image)
+        for letterboxed, alike in itertools.groupby(conventions, key=lambda each: each.letterboxed):
+            image, inside = _fitted(photo, self.spec, letterboxed=letterboxed)
+            for convention in alike:
+                drawn = self._drawn(convention, image)[inside]
+                at_label_size = images.to_photo_size(
+                    np.ascontiguousarray(drawn), height=truth.shape[0], width=truth.shape[1]
+                )
+                yield metrics.confusion(truth, at_label_size, classes=classes, ignore_index=ignored)
 
-    def _drawn(self, convention: Convention, photo: NDArray[np.uint8]) -> metrics.ClassMap:
+    def _drawn(self, convention: Convention, image: NDArray[np.uint8]) -> metrics.ClassMap:
+        """The class map (H, W) of an image at network size."""
         told = dataclasses.replace(self.reading, preprocessing=convention.preprocessing)
-        image, inside = _fitted(photo, self.spec, letterboxed=convention.letterboxed)
         found = self.network.run(told.input, reading.as_given(image, told), [told.output])[told.output]
-        return np.ascontiguousarray(reading.class_map(found, told, self.spec.height, self.spec.width)[inside])
+        return reading.class_map(found, told, self.spec.height, self.spec.width)
 
 
 def tried(subject: Subject, pictures: Sequence[Picture], *, done: Callable[[], None]) -> Table:
@@ -134,12 +138,12 @@ def tried(subject: Subject, pictures: Sequence[Picture], *, done: Callable[[], N
     channels = len(subject.reading.preprocessing.mean)
     counts: dict[Convention, list[metrics.Confusion]] = {each: [] for each in customary(channels)}
     for picture in pictures:
-        for convention, found in counts.items():
-            found.append(subject.counts(convention, picture))
+        for found, measured in zip(counts.values(), subject.counts(counts, picture), strict=True):
+            found.append(measured)
         done()
     best = max(counts, key=lambda each: _miou(np.stack(counts[each])))
     boxed = dataclasses.replace(best, name=f"{best.name} letterboxed", letterboxed=True)
-    counts[boxed] = [subject.counts(boxed, picture) for picture in pictures]
+    counts[boxed] = [measured for picture in pictures for measured in subject.counts([boxed], picture)]
     stacked = {convention: np.stack(found) for convention, found in counts.items()}
     scores = [_score(convention, found, stacked[best]) for convention, found in stacked.items()]
     ordered = sorted(scores, key=lambda score: (-score.miou, score.convention != best))

@@ -101,9 +101,9 @@ def path_of(graph: Path) -> Path:
     return graph.with_suffix(".proof")
 
 
-def spread(count: int) -> list[int]:
-    """Which of so many samples go into a kit: all, or as many as it holds, evenly spread."""
-    return [index * count // min(count, MOST_IMAGES) for index in range(min(count, MOST_IMAGES))]
+def spread(count: int, most: int = MOST_IMAGES) -> list[int]:
+    """Which of so many samples are taken: all, or at most so many as a kit holds, evenly spread."""
+    return [index * count // min(count, most) for index in range(min(count, most))]
 
 
 def to_bytes(header: Header, reference: Reference, samples: Samples) -> bytes:

@@ -119,10 +119,8 @@ class _Run:
         self.last_path = begin.with_name(f"{begin.name}.last.safetensors")
         self.log_path = begin.with_name(f"{begin.name}.log.jsonl")
         self.best = -math.inf
-        self.validation, self.folder = (
-            _remembered(data.val, begin.parent),
-            dataset.remembered_folder(data, begin.parent),
-        )
+        self.validation = _remembered(data.val, begin.parent)
+        self.folder = dataset.remembered_folder(data, begin.parent)
         _require(options.device)
         if not data.train:
             raise InvalidRequestError(

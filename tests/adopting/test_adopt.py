@@ -258,6 +258,25 @@ def test_weights_outside_the_folder_are_refused() -> None:
         segdeploy.adopt("theirs.onnx", name="mine", options=IMAGENET)
 
 
+@pytest.mark.usefixtures("_here")
+def test_weights_beside_the_file_count_as_the_file() -> None:
+    """Of external data the ONNX file holds the name alone: other weights in it are another original."""
+    model, data = Foreign().model(), noise(Path("data"))
+    tensor = model.graph.initializer[0]
+    weights = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="theirs.bin")
+    Path("theirs.bin").write_bytes(weights)
+    Path("theirs.onnx").write_bytes(model.SerializeToString())
+    segdeploy.adopt("theirs.onnx", name="mine", options=dataclasses.replace(IMAGENET, data=data))
+    assert workspace.current_graph("mine", Precision.FP32, None) is not None
+    Path("theirs.bin").write_bytes(weights[::-1])
+    assert workspace.current_graph("mine", Precision.FP32, None) is None
+    with pytest.raises(InvalidFileError, match="is no longer the file"):
+        segdeploy.parity("export/mine.fp32.onnx", engine="ort:fp32", data=data)
+
+
 @pytest.mark.parametrize(
     "foreign, options, remedy",
     [
@@ -289,10 +308,11 @@ def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
 # What others say, and what labelled images find
 
 
+@pytest.mark.parametrize("switches", [{"do_rescale": True, "do_normalize": True}, {}])
 @pytest.mark.usefixtures("_here")
-def test_what_lies_beside_the_file_says_how_images_are_prepared() -> None:
+def test_what_lies_beside_the_file_says_how_images_are_prepared(switches: dict[str, bool]) -> None:
     path = Foreign().save(Path("theirs.onnx"))
-    about = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    about = {**switches, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     Path("preprocessor_config.json").write_text(json.dumps(about))
     found = segdeploy.adopt(path, name="mine")
     assert "preprocessor_config.json" in found.source
