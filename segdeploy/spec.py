@@ -16,6 +16,7 @@ SPEC_KEY = "segdeploy.spec"  # where a graph carries its Spec
 WEIGHTS_KEY = "segdeploy.weights_sha256"  # and of which checkpoint it is
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB values in 0..1
 _CHANNELS = 3
 _CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's control characters, and what ends a line or a paragraph
 _REMEDY = "Take a file that this version of segdeploy wrote."
@@ -47,8 +48,8 @@ class Spec:
     colours: tuple[tuple[int, int, int], ...]
     height: int
     width: int
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     ignore_index: int = 255
     margin: int = 0
     output: Literal["class_map", "logits"] = "class_map"

@@ -12,9 +12,8 @@ from segdeploy.data.dataset import Picture
 from segdeploy.graphs import reading
 from segdeploy.graphs.original import Original
 from segdeploy.origin import GraphReading, Preprocessing
-from segdeploy.spec import Spec
+from segdeploy.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = (103.939, 116.779, 123.68)  # ImageNet's mean in BGR, of pixels in 0..255
 LARGEST = 255  # of a pixel
 PADDING = 114  # grey around a letterboxed image
@@ -26,7 +25,7 @@ MOST_IMAGES = 16
 PRESETS = {
     "0..1": Preprocessing(scale=1 / 255, mean=(0.0,) * 3, deviation=(1.0,) * 3),
     "-1..1": Preprocessing(scale=1 / 127.5, mean=(1.0,) * 3, deviation=(1.0,) * 3),
-    "imagenet": Preprocessing(scale=1 / 255, mean=IMAGENET[0], deviation=IMAGENET[1]),
+    "imagenet": Preprocessing(scale=1 / 255, mean=IMAGENET_MEAN, deviation=IMAGENET_STD),
     "0..255": Preprocessing(scale=1.0, mean=(0.0,) * 3, deviation=(1.0,) * 3),
 }
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from segdeploy.checkpoints.reading import Stored
 from segdeploy.checkpoints.unwrapping import Weights
 from segdeploy.palettes import Colour
+from segdeploy.spec import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of values in 0..1, RGB
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

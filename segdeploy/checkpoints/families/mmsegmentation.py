@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.checkpoints.families import _meta, _resnet_keys
-from segdeploy.checkpoints.families._base import IMAGENET_MEAN, IMAGENET_STD, Change, Reading, Triple, conv_norm
+from segdeploy.checkpoints.families._base import Change, Reading, Triple, conv_norm
 from segdeploy.checkpoints.reading import Stored
 from segdeploy.checkpoints.unwrapping import Weights
 from segdeploy.errors import InvalidFileError
+from segdeploy.spec import IMAGENET_MEAN, IMAGENET_STD
 
 TITLE = "mmsegmentation's"
 PSPNET, DEEPLABV3 = "decode_head.psp_modules.0.1.conv.weight", "decode_head.aspp_modules.0.conv.weight"
