@@ -37,7 +37,7 @@ import segdeploy
 from segdeploy import artifact, cores, engines, images, making, models, typed_json, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
-from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.making import ExportOptions
 from segdeploy.progress import silent
 from segdeploy.quantization import recipes
@@ -62,7 +62,7 @@ def speed(runs: int) -> dict[str, Any]:
     for name in models.names():
         graphs = full_size(name)
         fp32 = graphs[Precision.FP32]
-        giga = 2e-9 * sum(convolution_work(Graph(onnx.load(fp32.path))).values())
+        giga = 2e-9 * sum(layer_work(Graph(onnx.load(fp32.path))).values())
         photo = images.prepared(images.read(workspace.packaged_images()[0]), fp32.spec)[None]
         for engine in SPEED_ENGINES:
             runtime, _, precision = engine.partition(":")

@@ -271,7 +271,7 @@ def _described(found: EngineFile, engine: Engine, *, options: BenchOptions, prog
 
 
 def _asked_types(file: Artifact) -> dict[str, float] | None:
-    """The share of the convolution work that the graph gives to each type; None for float32."""
+    """The share of the multiply-adds that the graph gives to each type; None for float32."""
     facts = file.low_precision or file.plan
     return None if facts is None else dict(facts.asked)
 

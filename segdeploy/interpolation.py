@@ -1,7 +1,11 @@
 """Bilinear interpolation along one axis, as a matrix: what enlarges logits in a graph and in what it is proven by."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+AVERAGES = 2e-3  # how far from 1 the weights of an average may sum up to: half precision rounds each of them
 
 
 def interpolation_matrix(inputs: int, outputs: int, *, align_corners: bool) -> NDArray[np.float64]:
@@ -19,3 +23,8 @@ def interpolation_matrix(inputs: int, outputs: int, *, align_corners: bool) -> N
     np.add.at(matrix, (rows, lower), 1.0 - weight)
     np.add.at(matrix, (rows, upper), weight)
     return matrix
+
+
+def averages(matrix: NDArray[Any], axis: int) -> bool:
+    """Whether a constant matrix only averages: its weights, none below 0, sum up to 1 along the axis that is summed."""
+    return bool((matrix >= 0).all() and (abs(matrix.sum(axis=axis, dtype=np.float64) - 1) < AVERAGES).all())

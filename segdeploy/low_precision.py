@@ -49,7 +49,7 @@ class SearchStep:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Executed:
-    """The type that a runtime really computes the convolutions in, read from what it compiled.
+    """The type that a runtime really computes the layers in, read from what it compiled.
 
     `delivered`: the type that did at least nine tenths of the work that the graph gives to a low precision, else
     fp32; None where the runtime does not say, and `reason` then says why. `delivered_share`: of that work. `wider`: the
@@ -66,8 +66,9 @@ class Executed:
 class LowPrecision:
     """How a float32 graph became one of low precision.
 
-    `in_float`: the layers that stay in float32, and why. `low_share`: of the convolutions' multiply-adds, the share in
-    low precision. `asked`: the share that the graph gives to each type. `executed`: by runtime, what it computes.
+    `in_float`: the layers that stay in float32, and why. `low_share`: the share in low precision of the multiply-adds
+    of all convolutions and matrix products. `asked`: the share that the graph gives to each type. `executed`: by
+    runtime, what it computes.
     """
 
     budget: Budget

@@ -79,7 +79,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TypedNetwork:
-    """What the parser made of a graph: the share of the convolutions' work, and the number of tensors, of each type."""
+    """What the parser made of a graph: the share of the work, and the number of tensors, of each type."""
 
     work: Mapping[str, float]
     tensors: Mapping[str, int]

@@ -5,10 +5,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from segdeploy.engines._plan_build import Trt
+from segdeploy.interpolation import averages
 from segdeploy.low_precision import Executed
 from segdeploy.spec import Precision
 
@@ -22,7 +25,9 @@ COPIES = {"Constant", "NoOp", "Reformat"}  # carry the marks of the layer they s
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Typed:
-    """The convolutions of a network: their multiply-adds for one image, and the type each computes in.
+    """The layers of a network that multiply: their multiply-adds for one image, and the type each computes in.
+
+    As in `graphs.graph`: convolutions, and matrix products that do more than average.
 
     `layers`: how many layers of any kind give each type.
     """
@@ -32,7 +37,7 @@ class Typed:
     layers: Mapping[str, int]
 
     def shares(self) -> dict[str, float]:
-        """The share of the convolutions' work that each type has."""
+        """The share of the work that each type has."""
         total = sum(self.work.values())
         by_type: Counter[str] = Counter()
         for layer, kind in self.types.items():
@@ -45,20 +50,51 @@ class Typed:
 
 def typed(trt: Trt, network: Trt) -> Typed:
     """Read a parsed network: in a strongly typed one the builder may change no type that stands there."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    images = network.get_input(0)
+    batch, *sides = images.shape
+    images.shape = (1, *sides)  # every shape is that of one image
+    try:
+        return _typed(trt, [network.get_layer(index) for index in range(network.num_layers)])
+    finally:
+        images.shape = (batch, *sides)
+
+
+def _typed(trt: Trt, layers: Sequence[Trt]) -> Typed:
     producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
     work: dict[str, int] = {}
     types: dict[str, Precision] = {}
     kind = {trt.LayerType.CONVOLUTION: trt.IConvolutionLayer, trt.LayerType.DECONVOLUTION: trt.IDeconvolutionLayer}
     for layer in layers:
         if layer.type in kind:
-            types[layer.name] = _computes_in(trt, layer, producers)
             transposed = layer.type == trt.LayerType.DECONVOLUTION
             layer.__class__ = kind[layer.type]  # how the binding gives a layer its own attributes
             work[layer.name] = _multiply_adds(layer, transposed=transposed)
+        elif layer.type == trt.LayerType.MATRIX_MULTIPLY and not _averages(trt, layer, producers):
+            layer.__class__ = trt.IMatrixMultiplyLayer
+            common = -2 if layer.op0 == trt.MatrixOperation.TRANSPOSE else -1
+            work[layer.name] = math.prod([*layer.get_output(0).shape, layer.get_input(0).shape[common]])
+        else:
+            continue
+        types[layer.name] = _computes_in(trt, layer, producers)
     given = (layer.get_output(i) for layer in layers for i in range(layer.num_outputs))
     counted = Counter(_type_name(tensor.dtype) for tensor in given)
     return Typed(work, types, dict(sorted(counted.items())))
+
+
+def _averages(trt: Trt, product: Trt, producers: Mapping[str, Any]) -> bool:
+    """Whether one side of a matrix product is a constant that only averages, as pooling and up-sampling do."""
+    found = []
+    for index in range(2):
+        maker = producers.get(product.get_input(index).name)
+        while maker is not None and maker.type in {trt.LayerType.SHUFFLE, trt.LayerType.CAST}:
+            maker = producers.get(maker.get_input(0).name)
+        if maker is not None and maker.type == trt.LayerType.CONSTANT:
+            maker.__class__ = trt.IConstantLayer
+            found.append((index, np.asarray(maker.weights).reshape(tuple(maker.shape))))
+    if len(found) != 1:
+        return False
+    index, matrix = found[0]
+    return matrix.ndim == 2 and averages(matrix, axis=1 - index)  # noqa: PLR2004 - a matrix
 
 
 def _computes_in(trt: Trt, layer: Trt, producers: Mapping[str, Any]) -> Precision:
@@ -87,8 +123,8 @@ def _type_name(dtype: Trt) -> str:
     return names.get(dtype.name, str(dtype.name).lower())
 
 
-def inspected(text: str) -> dict[str, Precision | None]:
-    """What the inspector's JSON (of TensorRT 10 or 11) says of each ONNX layer: the type its first input has.
+def inspected(text: str, asked: Collection[str]) -> dict[str, Precision | None]:
+    """What the inspector's JSON (of TensorRT 10 or 11) says of the ONNX layers `asked`: the type its first input has.
 
     None where it does not say: several layers were fused into one, and one type does not speak for all of them.
     """
@@ -96,9 +132,9 @@ def inspected(text: str) -> dict[str, Precision | None]:
     for layer in json.loads(text).get("Layers", []):
         if isinstance(layer, Mapping) and layer.get("LayerType") not in COPIES:
             names = list(_onnx_names(layer))
-            convolutions = [name for name in names if re.search(r"/Conv(Transpose)?(_\d+)?$", name)]
-            kind = _input_type(layer) if len(convolutions) == 1 else None
-            for name in convolutions:
+            multiplying = [name for name in names if name in asked]
+            kind = _input_type(layer) if len(multiplying) == 1 else None
+            for name in multiplying:
                 found[name] = kind if found.get(name, kind) is kind else None
     return found
 
@@ -142,7 +178,7 @@ def executed(asked: Typed, precision: Precision, found: Mapping[str, Precision |
         return dataclasses.replace(nothing, reason=reason)
     layers = asked.asked_for(precision)
     if not layers:
-        return dataclasses.replace(nothing, reason=f"the graph has no convolution in {precision}")
+        return dataclasses.replace(nothing, reason=f"the graph has no layer in {precision}")
     total = sum(asked.work[layer] for layer in layers) or 1
     wider = [layer for layer in layers if found.get(layer) not in {None, precision}]
     unknown = [layer for layer in layers if found.get(layer) is None]

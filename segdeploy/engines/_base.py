@@ -57,7 +57,7 @@ class Ticket:
 class Engine(abc.ABC):
     """A network that is loaded and ready; a context manager.
 
-    `delivered` is the type the convolutions are really computed in, None where nobody can tell; `concurrent` is the
+    `delivered` is the type the layers are really computed in, None where nobody can tell; `concurrent` is the
     module's `CONCURRENT`; `in_flight` is how many batches keep it busy. `finite`: whether all logits of the last call
     were, as far as this engine looks at them.
     """
@@ -176,7 +176,7 @@ class EngineModule(Protocol):
 class GraphModule(EngineModule, Protocol):
     """What a file in `engines/` defines besides where its runtime opens graphs."""
 
-    def low_precision_convolutions(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
+    def low_precision_layers(self, artifact: Artifact, *, device: str) -> dict[str, Precision]: ...
     def tensors(self, graph: bytes, batch: Images, *, device: str) -> dict[str, NDArray[Any]]: ...
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from segdeploy import artifact, external_data, signature, typed_json
@@ -49,7 +49,7 @@ def compile_plan(trt: Trt, graph: Artifact, folder: Path, build: PlanBuild, *, p
     config = _plan_build.configured(trt, builder, graph.spec, build.options, target=named)
     title, options = graph.spec.name, build.options
     plan = _plan_build.build(trt, builder, network, config, options, cache=build.cache, title=title, progress=progress)
-    found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec)
+    found = None if target.gpu is None else _inspected(trt, plan, log, graph.spec, typed.work)
     executed = _audit.executed(typed, graph.precision, found)
     path = artifact.plan_path(folder, graph.spec.name, build.runtime, graph.precision, target)
     _require_executed(path, graph.precision, executed)
@@ -128,7 +128,7 @@ def _require_typed(graph: Artifact, asked: Mapping[str, float], typed: Mapping[s
         )
 
 
-def _inspected(trt: Trt, plan: bytes, log: Log, spec: Spec) -> dict[str, Precision | None]:
+def _inspected(trt: Trt, plan: bytes, log: Log, spec: Spec, layers: Collection[str]) -> dict[str, Precision | None]:
     engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise InvalidFileError(f"the plan that was just built does not load: {log.reason()}", "Build it again.")
@@ -137,7 +137,7 @@ def _inspected(trt: Trt, plan: bytes, log: Log, spec: Spec) -> dict[str, Precisi
         raise InvalidFileError(f"the plan that was just built does not start: {log.reason()}", "Free device memory.")
     context.set_input_shape("images", (1, spec.height, spec.width, 3))  # TensorRT 10 says no types of open shapes
     inspector.execution_context = context
-    return _audit.inspected(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return _audit.inspected(inspector.get_engine_information(trt.LayerInformationFormat.JSON), layers)
 
 
 def _require_executed(path: Path, precision: Precision, executed: Executed) -> None:

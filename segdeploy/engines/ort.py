@@ -45,6 +45,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 ADDED = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc)+$")
 # It drops a Relu in front of any QuantizeLinear whose type it does not look at (1.32): right for int8, wrong for fp8.
 WRONG_RULES = ["ReluQuantRewrite"]
+INTEGER_LAYERS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")  # what the optimiser makes of them
 FATAL = 4  # ONNX Runtime's log level: failures are raised, the log would say them twice
 
 
@@ -172,8 +173,8 @@ def open(  # noqa: A001 - the name every engine module has
     return engine(session, artifact.spec, device=device, delivered=delivered)
 
 
-def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:
-    """The convolutions that are really computed in low precision, read from the graph as the runtime optimised it."""
+def low_precision_layers(artifact: Artifact, *, device: str) -> dict[str, Precision]:
+    """The layers that are really computed in low precision, read from the graph as the runtime optimised it."""
     import onnx
 
     ort = import_runtime()
@@ -187,9 +188,9 @@ def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, 
     found: dict[str, Precision] = {}
     for node in graph.node:
         name = re.sub(r"_token_\d+$", "", node.name)
-        if node.op_type == "QLinearConv":
+        if node.op_type in INTEGER_LAYERS:
             found[name] = Precision.INT8
-        elif "Conv" in node.op_type and halves.intersection(node.input):
+        elif re.search("Conv|MatMul|Gemm", node.op_type) and halves.intersection(node.input):
             found[name] = Precision.FP16
     return found
 

@@ -139,8 +139,8 @@ def devices() -> list[str]:
     return list(DEVICES)
 
 
-def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - one device
-    """The convolutions that are really computed in low precision, read from the graph as the runtime optimised it."""
+def low_precision_layers(artifact: Artifact, *, device: str) -> dict[str, Precision]:  # noqa: ARG001 - one device
+    """The layers that are really computed in low precision, read from the graph as the runtime optimised it."""
     core = _core()
     model = _of_size(core.read_model(str(artifact.path)), 1)
     graph = core.compile_model(model, "CPU", _settings(RUN)).get_runtime_model()
@@ -148,7 +148,7 @@ def low_precision_convolutions(artifact: Artifact, *, device: str) -> dict[str, 
     for node in graph.get_ops():
         facts = node.get_rt_info()
         kind = facts["layerType"].astype(str)
-        if kind not in {"Convolution", "Deconvolution"}:
+        if kind not in {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}:
             continue
         precision = _TYPES.get(str(node.input(1).get_element_type().get_type_name()))
         if precision is not None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from segdeploy.errors import InvalidFileError
+from segdeploy.interpolation import averages
 from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("MatMul", "Gemm")
+POSITIVE = ("HardSigmoid", "Relu", "Sigmoid", "Softmax")  # they give no negative value
+WEIGHT = 1  # input of a convolution or a matrix product
 DECISION = "deployed/Decision"  # the node that decides the classes in an adopted graph
 # They move values and compute none: where the input is quantized, so is the output, with the same scale.
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
@@ -65,11 +70,31 @@ class Graph:
     def convolutions(self) -> "list[onnx.NodeProto]":
         return [node for node in self.nodes if node.op_type in CONVOLUTIONS]
 
-    def before_convolutions(self) -> set[str]:
-        """The tensors that some convolution still depends on; logits are none of them."""
+    def layers(self) -> "list[onnx.NodeProto]":
+        """What multiplies values that are learned or computed: convolutions and matrix products.
+
+        A matrix product that only averages places, as pooling and up-sampling do, is none.
+        """
+        return [
+            node
+            for node in self.nodes
+            if node.op_type in CONVOLUTIONS or (node.op_type in PRODUCTS and not self._averages(node))
+        ]
+
+    def _averages(self, node: "onnx.NodeProto") -> bool:
+        """Whether one side is a constant matrix that only averages."""
+        given = [(index, self.value(name)) for index, name in enumerate(node.input[:2]) if name in self.constants]
+        if node.op_type != "MatMul" or len(given) != 1 or given[0][1].ndim != 2:  # noqa: PLR2004 - a matrix
+            return False
+        index, matrix = given[0]
+        return averages(matrix, axis=1 - index)
+
+    def before_layers(self) -> set[str]:
+        """The tensors that some layer still depends on; logits are none of them."""
+        layers = {node.name for node in self.layers()}
         found: set[str] = set()
         for node in reversed(self.nodes):
-            if node.op_type in CONVOLUTIONS or found.intersection(node.output):
+            if node.name in layers or found.intersection(node.output):
                 found.update(node.input)
         return found
 
@@ -89,19 +114,22 @@ class Graph:
         producer = self.producer[name]
         if self.carries(name):
             return all(self.is_positive(source) for source in self.activations_read(producer))
-        return bool(producer.op_type == "Relu")
+        if producer.op_type == "Clip" and len(producer.input) > 1 and producer.input[1] in self.constants:
+            return bool((self.value(producer.input[1]) >= 0).all())
+        return producer.op_type in POSITIVE
 
     def is_float(self, name: str) -> bool:
         from onnx import TensorProto
 
-        return self._type(name) == TensorProto.FLOAT
+        return self.type_of(name) == TensorProto.FLOAT
 
     def is_half(self, name: str) -> bool:
         from onnx import TensorProto
 
-        return self._type(name) == TensorProto.FLOAT16
+        return self.type_of(name) == TensorProto.FLOAT16
 
-    def _type(self, name: str) -> int:
+    def type_of(self, name: str) -> int:
+        """ONNX's number of a tensor's type; 0 where it does not follow from the graph."""
         if name in self.constants:
             return int(self.constants[name].data_type)
         return int(self.shapes[name].type.tensor_type.elem_type) if name in self.shapes else 0
@@ -146,28 +174,74 @@ def attribute(node: "onnx.NodeProto", name: str, default: Any = None) -> Any:  #
     return next((helper.get_attribute_value(found) for found in node.attribute if found.name == name), default)
 
 
-def convolution_work(graph: Graph) -> dict[str, int]:
-    """Multiply-adds of one image in each convolution."""
-    return {node.name: _multiply_adds(graph, node) for node in graph.convolutions()}
+def layer_work(graph: Graph) -> dict[str, int]:
+    """Multiply-adds of one image in each layer.
+
+    Raise InvalidFileError where the shape of what a layer gives does not follow from the graph.
+    """
+    sides = sides_of_one_image(graph)
+    return {node.name: _multiply_adds(graph, node, sides) for node in graph.layers()}
 
 
-def _multiply_adds(graph: Graph, node: "onnx.NodeProto") -> int:
-    """Every weight of a convolution meets every place of its output (of a transposed one, of its input) once."""
-    places = graph.shape(node.output[0] if node.op_type == "Conv" else node.input[0])[2:]
-    return math.prod([*_stored(graph, node.input[1]).dims, *places])
+def sides_of_one_image(graph: Graph) -> dict[str, list[int]]:
+    """The shape of each tensor for a batch of one; 0 where a side does not follow from the graph."""
+    import onnx
+
+    alone = onnx.ModelProto()
+    alone.CopyFrom(graph.model)
+    for value in alone.graph.input:
+        for side in value.type.tensor_type.shape.dim[:1]:
+            side.dim_value = side.dim_value or 1
+    del alone.graph.value_info[:]
+    for value in alone.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(alone, data_prop=True).graph
+    found = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        found[value.name] = [side.dim_value for side in value.type.tensor_type.shape.dim]
+    return found
 
 
-def convolution_types(graph: Graph) -> dict[str, Precision]:
-    """What each convolution computes in: the type its weights are stored in."""
+def _multiply_adds(graph: Graph, node: "onnx.NodeProto", sides: dict[str, list[int]]) -> int:
+    """Every weight of a convolution meets every place of its output (of a transposed one, of its input) once.
+
+    In a matrix product, every value that is given sums up as many products as the two matrices have in common.
+    """
+    given, made = (sides.get(name, [0]) for name in (node.input[0], node.output[0]))
+    if node.op_type in PRODUCTS:
+        common = given[-2] if node.op_type == "Gemm" and attribute(node, "transA", 0) else given[-1]
+        found = math.prod([*made, common])
+    else:
+        batch, _, *places = made if node.op_type == "Conv" else given
+        found = math.prod([*_weight_sides(graph, node, sides), batch, *places])
+    if found == 0:
+        raise InvalidFileError(
+            f"what the layer {node.name} computes has a size that does not follow from the graph.",
+            "Export the network again at a fixed size.",
+        )
+    return found
+
+
+def _weight_sides(graph: Graph, node: "onnx.NodeProto", sides: dict[str, list[int]]) -> list[int]:
+    stored = _stored(graph, node.input[WEIGHT])
+    return sides.get(node.input[WEIGHT], [0]) if stored is None else list(stored.dims)
+
+
+def layer_types(graph: Graph) -> dict[str, Precision]:
+    """What each layer computes in: the type its weights are stored in; of two computed sides, that of the first."""
     from onnx import TensorProto
 
-    stored = {node.name: _stored(graph, node.input[1]).data_type for node in graph.convolutions()}
     names = dict(zip(TensorProto.DataType.values(), TensorProto.DataType.keys(), strict=True))
-    return {layer: WEIGHT_TYPES.get(names[kind], Precision.FP32) for layer, kind in stored.items()}
+    found = {}
+    for node in graph.layers():
+        stored = _stored(graph, node.input[WEIGHT])
+        kind = stored.data_type if stored is not None else graph.type_of(node.input[0])
+        found[node.name] = WEIGHT_TYPES.get(names[kind], Precision.FP32)
+    return found
 
 
-def _stored(graph: Graph, weight: str) -> "onnx.TensorProto":
-    """The constant behind a weight, past the DequantizeLinear or Cast that reads it."""
-    while weight in graph.producer:
+def _stored(graph: Graph, weight: str) -> "onnx.TensorProto | None":
+    """The constant behind a weight, past the DequantizeLinear or Cast that reads it; None where it is computed."""
+    while weight in graph.producer and graph.producer[weight].op_type in {"DequantizeLinear", "Cast"}:
         weight = graph.producer[weight].input[0]
-    return graph.constants[weight]
+    return graph.constants.get(weight)

@@ -1,6 +1,6 @@
 """FP16 in the graph: half-precision weights and activations, float32 islands where range or accuracy demands them.
 
-The images' uint8 and everything behind the last convolution (the last up-sampling, the argmax) stay as they are.
+The images' uint8 and everything behind the last layer (the last up-sampling, the argmax) stay as they are.
 """
 
 from collections.abc import Collection, Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, Graph, convolution_work
+from segdeploy.graphs.graph import CARRIERS, Graph, layer_work
 from segdeploy.low_precision import Budget
 from segdeploy.precision._base import Layers, Range, Tolerance
 from segdeploy.spec import Precision
@@ -26,16 +26,25 @@ LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 65504 / 2  # half of the largest number in half precision: other images may reach further than those measured
 # Nothing is rounded here.
 EXACT = {*CARRIERS, "Greater", "IsNaN", "Relu", "Transpose"}
+EXACT |= {"Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
+# They sum up squares or exponentials, or divide by what may be nearly nothing: in half precision, norms and attention
+# lose what they are there for.
+WIDE = {"GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization"}
+WIDE |= {"Exp", "Log", "LogSoftmax", "MeanVarianceNormalization", "Pow", "Softmax"}
+WIDE |= {"ReduceL2", "ReduceLogSumExp", "ReduceSum", "ReduceSumSquare"}
+ALWAYS_FLOAT = {"ConstantOfShape", "EyeLike", "OneHot", "Range"}  # their type is not that of what they read
+FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # a region and scales, which ONNX wants in float32
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:
-    """Every node that rounds. In float32 stays what real images bring above `LARGEST`."""
-    convolutions = convolution_work(Graph(model))
+    """Every node that rounds. In float32 stays what real images bring above `LARGEST`, and what halves would ruin."""
+    graph = Graph(model)
+    work = layer_work(graph)
     beyond = beyond_range(model, ranges)
-    return Layers(
-        work={name: convolutions.get(name, 0) for name in nodes(model)},
-        in_float={name: f"reaches {largest:.4g}, above {LARGEST:g}" for name, largest in beyond.items()},
-    )
+    in_float = {node.name: "sums up what halves cannot" for node in _convertible(graph) if node.op_type in WIDE}
+    in_float |= {node.name: "adds what a half takes for 0" for node in _convertible(graph) if _vanishes(graph, node)}
+    in_float |= {name: f"reaches {largest:.4g}, above {LARGEST:g}" for name, largest in beyond.items()}
+    return Layers(work={name: work.get(name, 0) for name in (*nodes(model), *beyond)}, in_float=in_float)
 
 
 def convert(
@@ -62,8 +71,9 @@ def to_half(model: "onnx.ModelProto", *, in_float: Collection[str] = ()) -> "onn
         if node.op_type in EXACT:  # given by float32 and read by float32, it is not rounded in between
             is_half &= halves.issuperset(graph.activations_read(node))
         for index, source in enumerate(node.input):
-            if source in floats and (source in halves) != is_half:
-                node.input[index] = _converted(graph, source, nodes, to_half=is_half)
+            wants_half = is_half and index not in FLOAT_INPUTS.get(node.op_type, ())
+            if source in floats and (source in halves) != wants_half:
+                node.input[index] = _converted(graph, source, nodes, to_half=wants_half)
         nodes.append(node)
         if is_half:
             _retype(node, TensorProto.FLOAT16)
@@ -87,19 +97,40 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
 
 
 def beyond_range(model: "onnx.ModelProto", extremes: Mapping[str, Range]) -> dict[str, float]:
-    """The nodes that round and whose inputs, constants or outputs exceed `LARGEST`, with the largest value of each."""
+    """The nodes whose constants exceed `LARGEST`, or whose inputs or outputs where they round; the largest of each."""
     graph = Graph(model)
     found = {}
     for node in _convertible(graph):
-        if node.op_type in EXACT:
-            continue
-        seen = [extremes[name] for name in (*node.input, *node.output) if name in extremes]
+        touched = () if node.op_type in EXACT else (*node.input, *node.output)
+        seen = [extremes[name] for name in touched if name in extremes]
         constants = [name for name in node.input if name in graph.constants and graph.is_float(name)]
         held = [np.abs(graph.value(name)).max(initial=0) for name in constants]
         largest = max([*(max(-low, high) for low, high in seen), *map(float, held)], default=0.0)
         if largest > LARGEST:
             found[node.name] = largest
     return found
+
+
+def _vanishes(graph: Graph, node: "onnx.NodeProto") -> bool:
+    """Whether a number that a node adds or divides by, such as the epsilon of a norm, is 0 as a half."""
+    numbers = [graph.value(name) for name in node.input if name in graph.constants and graph.is_float(name)]
+    return any(number.size == 1 and number.any() and not number.astype(np.float16).any() for number in numbers)
+
+
+def in_single(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """A graph with every half in float32: what was stored in half precision is exact there."""
+    from onnx import TensorProto
+
+    graph = Graph(model)
+    if not any(map(graph.is_half, (*graph.constants, *graph.producer))):
+        return model
+    for name in [name for name in graph.constants if graph.is_half(name)]:
+        graph.set_value(name, graph.value(name).astype(np.float32))
+    for node in graph.nodes:
+        _retype(node, TensorProto.FLOAT)
+    del graph.model.graph.value_info[:]
+    graph.describe_tensors()
+    return graph.model
 
 
 def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -130,12 +161,13 @@ def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 def _convertible(graph: Graph) -> "list[onnx.NodeProto]":
-    """The nodes up to the last convolution that have to do with floats."""
-    before = graph.before_convolutions()
+    """The nodes up to the last layer that have to do with floats."""
+    before, layers = graph.before_layers(), {node.name for node in graph.layers()}
     return [
         node
         for node in graph.nodes
-        if (node.op_type in CONVOLUTIONS or before.intersection(node.output))
+        if (node.name in layers or before.intersection(node.output))
+        and node.op_type not in ALWAYS_FLOAT
         and any(graph.is_float(name) for name in (*node.input, *node.output))
     ]
 

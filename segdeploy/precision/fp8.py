@@ -4,8 +4,8 @@ A float of 4 exponent and 3 mantissa bits, up to 448. QuantizeLinear and Dequant
 convolution that TensorRT has fast fp8 kernels for, and DequantizeLinear behind its weights, which have a scale for each
 output channel; bias and output stay in float32. A tensor is rounded once, and all its readers share the result.
 
-Matrix products stay in float32: in these networks they pool and resize, one of their sides is 6 or less, and TensorRT
-wants 16. Ranges are not clipped: a float loses no precision where its range is wider than it need be.
+Matrix products stay in float32. Ranges are not clipped: a float loses no precision where its range is wider than it
+need be.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.graphs.graph import Graph, attribute, convolution_work
+from segdeploy.graphs.graph import PRODUCTS, WEIGHT, Graph, attribute, layer_work
 from segdeploy.low_precision import Budget
 from segdeploy.precision._base import Layers, Range, Tolerance
 from segdeploy.spec import Precision
@@ -36,7 +36,6 @@ LARGEST = 448  # that E4M3 holds
 MOST_TAPS = 32
 TOO_FEW_CHANNELS = 16
 LEAST_SCALE, LARGEST_SCALE = 2.0**-14, 65504.0  # normal numbers of a half: scales can be stored as halves
-WEIGHT = 1  # input of a convolution
 
 
 def tensors(model: "onnx.ModelProto") -> list[str]:
@@ -47,11 +46,11 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:  # noqa: ARG001 - no range is too wide
-    """Every convolution; in float32 stays what TensorRT has no fast fp8 kernel for."""
+    """Every layer; in float32 stays what TensorRT has no fast fp8 kernel for."""
     graph = Graph(model)
-    found = {node.name: _reason(graph, node) for node in graph.convolutions()}
+    found = {node.name: _reason(graph, node) for node in graph.layers()}
     return Layers(
-        work=convolution_work(graph),
+        work=layer_work(graph),
         in_float={name: reason for name, reason in found.items() if reason is not None},
     )
 
@@ -83,12 +82,21 @@ def _eligible(graph: Graph) -> "list[onnx.NodeProto]":
 
 
 def _reason(graph: Graph, node: "onnx.NodeProto") -> str | None:
-    """Why a convolution is not for fp8; None where it is."""
-    if node.op_type != "Conv":
-        return "a transposed convolution: TensorRT has none in fp8"
-    if attribute(node, "group", 1) != 1:
-        return "a grouped convolution: TensorRT has no fast one in fp8"
+    """Why a layer is not for fp8; None where it is."""
+    if node.op_type in PRODUCTS:
+        return "a matrix product"
+    if not all(name in graph.constants and graph.is_float(name) for name in node.input[WEIGHT:] if name):
+        return "its weights are computed, or not in float32"
+    if not graph.is_activation(node.input[0]):
+        return "it reads no activation"
+    return "a transposed convolution: TensorRT has none in fp8" if node.op_type != "Conv" else _slow(graph, node)
+
+
+def _slow(graph: Graph, node: "onnx.NodeProto") -> str | None:
+    """Why TensorRT has no fast fp8 kernel for a convolution; None where it has."""
     outputs, inputs, *kernel = graph.constants[node.input[WEIGHT]].dims
+    if attribute(node, "group", 1) != 1 or len(kernel) != 2:  # noqa: PLR2004 - rows and columns
+        return "a grouped convolution: TensorRT has no fast one in fp8"
     if math.prod(kernel) > MOST_TAPS:
         return f"{math.prod(kernel)} taps: TensorRT takes up to {MOST_TAPS} in fp8"
     if min(inputs, outputs) <= TOO_FEW_CHANNELS:

@@ -1,15 +1,19 @@
 """INT8 in the graph: QuantizeLinear and DequantizeLinear where the target fuses them, from one calibration.
 
-Two forms. *signed* is TensorRT's: int8 activations with zero point 0 on the input of every convolution, float bias.
+Two forms. *signed* is TensorRT's: int8 activations with zero point 0 on the input of every layer, float bias.
 *unsigned* is x86's, for ONNX Runtime and OpenVINO alike: uint8 activations, every convolution's output quantised (which
 makes residual additions int8 as well), int32 bias, and whatever only carries values from one convolution to the next
 (pooling, un-pooling, concatenation) working on the quantised values themselves. In both, weights are int8 with a scale
 for each output channel, a tensor is rounded once, all its readers share the result, and logits are never rounded.
 
+Layers are convolutions and products with a constant matrix, which give float values in both forms. What no runtime has
+in integers stays in float32 (`_reason`): products of two computed matrices, as in attention, among it.
+
 Integers have no NaN: QuantizeLinear makes it the smallest value of its grid in ONNX Runtime and OpenVINO.
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
@@ -18,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidRequestError
-from segdeploy.graphs.graph import CARRIERS, Graph, attribute, convolution_work
+from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, WEIGHT, Graph, attribute, layer_work
 from segdeploy.low_precision import Budget
 from segdeploy.precision._base import Layers, Range, Tolerance
 from segdeploy.spec import Precision
@@ -36,13 +40,19 @@ LARGEST = 127  # of a weight, and of an activation that may be negative
 STEPS = 255  # of an activation that may not
 MIDDLE = 128
 LARGEST_BIAS = 2**30  # in steps of its scale: half of what int32 holds
-WEIGHT, BIAS = 1, 2  # inputs of a convolution
+BIAS = 2  # input of a convolution
 PADDING = 2  # input of Pad: the value
+IMAGE_RANK, MATRIX_RANK = 4, 2
+LIMITS = 2  # of Clip: the least value and the largest
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:  # noqa: ARG001 - no range is too wide
-    """Every convolution."""
-    return Layers(work=convolution_work(Graph(model)), in_float={})
+    """Every layer; in float32 stays what has no integer form."""
+    graph = Graph(model)
+    found = {node.name: _reason(graph, node) for node in graph.layers()}
+    return Layers(
+        work=layer_work(graph), in_float={name: reason for name, reason in found.items() if reason is not None}
+    )
 
 
 def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -53,7 +63,7 @@ def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
 def convert(
     model: "onnx.ModelProto", ranges: Mapping[str, Range], *, form: str | None, in_float: Collection[str] = ()
 ) -> "onnx.ModelProto":
-    """The float32 graph with its convolutions in int8, but for those that `in_float` names.
+    """The float32 graph with its layers in int8, but for those that `in_float` names.
 
     `ranges` says what every tensor of `tensors(model)` is clipped to.
     """
@@ -62,17 +72,19 @@ def convert(
     graph = Graph(model)
     if form == "unsigned":
         ranges = {**ranges, **_transposed_as_pointwise(graph, ranges)}
-    chosen = {node.name for node in graph.convolutions() if node.name not in in_float}
+    chosen = {node.name for node in _eligible(graph) if node.name not in in_float}
     placement = _placed(graph, chosen, form, ranges)
     _Writer(graph, placement, chosen, form).write()
     return graph.model
 
 
 def tensors(model: "onnx.ModelProto") -> list[str]:
-    """What either form may quantize: inputs and outputs of convolutions, and what is only moved between them."""
+    """What either form may quantize: inputs of layers, outputs of convolutions, and what is only moved between them."""
     graph = Graph(model)
     found: set[str] = set()
-    pending = [name for node in graph.convolutions() for name in (node.input[0], _after_relu(graph, node.output[0]))]
+    layers = _eligible(graph)
+    pending = [node.input[0] for node in layers]
+    pending += [_after_relu(graph, node.output[0]) for node in layers if node.op_type in CONVOLUTIONS]
     while pending:
         name = pending.pop()
         producer = graph.producer[name]
@@ -80,6 +92,41 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
             pending += graph.activations_read(producer)
         found.add(name)
     return [name for node in graph.nodes for name in node.output if name in found]
+
+
+def _eligible(graph: Graph) -> "list[onnx.NodeProto]":
+    return [node for node in graph.layers() if _reason(graph, node) is None]
+
+
+def _reason(graph: Graph, node: "onnx.NodeProto") -> str | None:
+    """Why a layer has no integer form; None where it has one."""
+    is_convolution = node.op_type in CONVOLUTIONS
+    constants = [name for name in node.input[WEIGHT:] if name]
+    if not all(name in graph.constants for name in constants):
+        return "its weights are computed" if is_convolution else "both of its matrices are computed"
+    if not all(map(graph.is_float, [*constants, node.input[0]])):
+        return "it does not compute in float32"
+    if not graph.is_activation(node.input[0]):
+        return "it reads no activation"
+    return _not_as_convolution(graph, node) if is_convolution else _not_as_product(graph, node)
+
+
+def _not_as_convolution(graph: Graph, node: "onnx.NodeProto") -> str | None:
+    rank = len(graph.constants[node.input[WEIGHT]].dims)
+    if rank != IMAGE_RANK:
+        return f"a convolution over {rank - 2} axes"
+    grouped = node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1
+    return "a transposed convolution in groups" if grouped else None
+
+
+def _not_as_product(graph: Graph, node: "onnx.NodeProto") -> str | None:
+    weight, *vectors = (list(graph.constants[name].dims) for name in node.input[WEIGHT:] if name)
+    if len(weight) != MATRIX_RANK:
+        return "a matrix for each image"
+    is_plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1 and not attribute(node, "transA", 0)
+    outputs = weight[0 if attribute(node, "transB", 0) else 1]
+    has_bias = all(sides == [outputs] for sides in vectors)
+    return None if is_plain and has_bias else "a product that is scaled, transposed or added to a matrix"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,15 +187,15 @@ class _Placement:
 
 def _placed(graph: Graph, chosen: AbstractSet[str], form: str, ranges: Mapping[str, Range]) -> _Placement:
     placement = _Placement(ranges, form)
-    convolutions = [node for node in graph.convolutions() if node.name in chosen]
+    layers = [node for node in graph.layers() if node.name in chosen]
     if form == "signed":
-        placement.rounded = {node.input[0] for node in convolutions}
+        placement.rounded = {node.input[0] for node in layers}
         return placement
-    before_convolutions = graph.before_convolutions()
+    before_layers = graph.before_layers()
     seen: set[str] = set()
-    for node in convolutions:
+    for node in layers:
         _want(graph, node.input[0], placement, seen)
-        if node.output[0] in before_convolutions:
+        if node.op_type in CONVOLUTIONS and node.output[0] in before_layers:
             placement.rounded.add(_after_relu(graph, node.output[0]))
     return placement
 
@@ -174,9 +221,24 @@ def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> Non
 
 
 def _after_relu(graph: Graph, name: str) -> str:
-    """What stands behind the ReLU that alone reads a tensor: runtimes fuse the ReLU into the convolution."""
+    """What stands behind the ReLU or ReLU6 that alone reads a tensor: runtimes fuse it into the convolution."""
     readers = graph.readers.get(name, [])
-    return readers[0].output[0] if [node.op_type for node in readers] == ["Relu"] else name
+    return readers[0].output[0] if len(readers) == 1 and _rectifies(graph, readers[0]) else name
+
+
+def _rectifies(graph: Graph, node: "onnx.NodeProto") -> bool:
+    """Whether a node is a ReLU, or clips at 0 and at a constant above, as ReLU6 does."""
+    if node.op_type != "Clip":
+        return bool(node.op_type == "Relu")
+    limits = [name for name in node.input[1:] if name]
+    return (
+        len(limits) == LIMITS and all(name in graph.constants for name in limits) and not graph.value(limits[0]).any()
+    )
+
+
+def _most(graph: Graph, node: "onnx.NodeProto") -> float:
+    """The largest value that a rectifier gives."""
+    return float(graph.value(node.input[-1])) if node.op_type == "Clip" else math.inf
 
 
 class _Writer:
@@ -202,8 +264,9 @@ class _Writer:
                 self._carry(node)
             elif node.op_type == "Greater" and self.quantized.issuperset(node.input):
                 self._compare(node)
-            elif node.op_type == "Relu" and self._is_clipped(node.output[0]):
-                self._round(node.output[0], source=node.input[0])
+            elif self._is_clipped(node):
+                source = node.input[0]
+                self._round(node.output[0], source=self._dequantized(source) if source in self.quantized else source)
             else:
                 self._compute(node)
         self.graph.replace_nodes(self.nodes)
@@ -212,17 +275,36 @@ class _Writer:
 
     def _asks_for_nan(self, node: "onnx.NodeProto") -> bool:
         """Whether a node only tells NaN from numbers, and reads quantised values: they hold none, it is left out."""
-        if node.op_type == "IsNaN" and node.input[0] in self.quantized:
+        if node.op_type == "IsNaN" and node.input[0] in self.quantized and self._only_chooses(node.output[0]):
             self.never.add(node.output[0])
         elif node.op_type in {"Or", "Where"} and (asked := self.never.intersection(node.input)):
-            self.same[node.output[0]] = next(name for name in reversed(node.input) if name not in asked)
+            left = [name for name in reversed(node.input) if name not in asked]
+            if left:
+                self.same[node.output[0]] = left[0]
+            else:
+                self.never.add(node.output[0])
         else:
             return False
         return True
 
-    def _is_clipped(self, name: str) -> bool:
-        """A ReLU before unsigned values from 0 up does nothing; ONNX Runtime sees that behind convolutions alone."""
-        return name in self.placement.rounded and self.placement.grid(name).clips_at_zero()
+    def _only_chooses(self, condition: str) -> bool:
+        """Whether a condition is read by nothing but the choices that it makes, alone or beside another one."""
+        return all(
+            (node.op_type == "Where" and list(node.input).index(condition) == 0)
+            or (node.op_type == "Or" and self._only_chooses(node.output[0]))
+            for node in self.graph.readers.get(condition, [])
+        )
+
+    def _is_clipped(self, node: "onnx.NodeProto") -> bool:
+        """Whether a node only takes away what its output's unsigned values, from 0 up, cannot hold: it is left out.
+
+        ONNX Runtime sees that behind convolutions alone.
+        """
+        output = node.output[0]
+        if not _rectifies(self.graph, node) or output not in self.placement.rounded:
+            return False
+        grid = self.placement.grid(output)
+        return grid.clips_at_zero() and STEPS * float(grid.scale) <= _most(self.graph, node) * (1 + 1e-6)
 
     def _compute(self, node: "onnx.NodeProto") -> None:
         """Let a node read dequantised values; where it is chosen, with int8 weights."""
@@ -296,11 +378,11 @@ class _Writer:
 
         A channel whose bias would not fit gets coarser weights.
         """
-        axis = 0 if node.op_type == "Conv" else 1
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
         weight = self.graph.value(node.input[WEIGHT]).astype(np.float64)
         scales = np.abs(weight).max(axis=tuple(other for other in range(weight.ndim) if other != axis)) / LARGEST
         step = self.placement.grid(node.input[0]).scale
-        has_int32_bias = self.form == "unsigned" and len(node.input) > BIAS
+        has_int32_bias = self.form == "unsigned" and len(node.input) > BIAS and bool(node.input[BIAS])
         if has_int32_bias:
             bias = self.graph.value(node.input[BIAS]).astype(np.float64)
             scales = np.maximum(scales, np.abs(bias) / (step * LARGEST_BIAS))

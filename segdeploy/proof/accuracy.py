@@ -52,7 +52,7 @@ def scores(counts: metrics.Confusion, spec: Spec) -> Scores:
 class Evaluation:
     """How an engine scores on the validation images of a labelled folder, at the size of the labels.
 
-    `delivered` is the type that its convolutions are really computed in, None where nobody can tell.
+    `delivered` is the type that its layers are really computed in, None where nobody can tell.
     """
 
     schema: int = 1

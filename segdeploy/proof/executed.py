@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def asked(model: "onnx.ModelProto") -> dict[str, float]:
-    """The share of the convolutions' multiply-adds that a graph gives to each type."""
-    from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+    """The share of the multiply-adds that a graph gives to each type."""
+    from segdeploy.graphs.graph import Graph, layer_types, layer_work
 
     graph = Graph(model)
-    work, types = convolution_work(graph), convolution_types(graph)
+    work, types = layer_work(graph), layer_types(graph)
     total = sum(work.values())
     return {
         kind.value: sum(work[layer] for layer in work if types[layer] is kind) / total
@@ -54,12 +54,12 @@ def executed(file: Artifact, *, runtime: str, device: str) -> Executed:
         return unknown if file.low_precision is None else file.low_precision.executed.get(runtime, unknown)
     import onnx
 
-    from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+    from segdeploy.graphs.graph import Graph, layer_types, layer_work
 
     graph = Graph(onnx.load(file.path))
-    work, types = convolution_work(graph), convolution_types(graph)
+    work, types = layer_work(graph), layer_types(graph)
     low = {layer for layer, kind in types.items() if kind is file.precision}
-    found = engines.of_graphs(runtime).low_precision_convolutions(file, device=device)
+    found = engines.of_graphs(runtime).low_precision_layers(file, device=device)
     wider = sorted((layer for layer in low if found.get(layer) is not file.precision), key=lambda each: -work[each])
     total = sum(work[layer] for layer in low)
     share = 1 - sum(work[layer] for layer in wider) / total if total else 0.0

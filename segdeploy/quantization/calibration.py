@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segdeploy import extras
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.graphs.graph import Graph
+from segdeploy.graphs.graph import Graph, sides_of_one_image
 from segdeploy.precision import Range
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ BINS = 2048
 KEPT = 2**16  # values of one tensor and image that go into its histogram, about
 PERCENTILE = 99.99
 THRESHOLDS = 128  # that `mse` tries, evenly spaced up to the largest value
+IMAGE_RANK = 4
+END = 2**31 - 1  # of an axis, whatever its length
 LEVELS = 127  # magnitudes of a signed eight-bit value
 Batch = NDArray[np.uint8]
 Counts = NDArray[np.int64]
@@ -90,6 +92,8 @@ def _histograms(
     done: Callable[[], None],
 ) -> dict[str, Counts]:
     histograms = {name: np.zeros(BINS, np.int64) for name in found}
+    if not found:
+        return {}
     session = _session(_thinned(model, list(found)))
     for batch in batches():
         for name, values in zip(found, session.run(None, {"images": batch}), strict=True):
@@ -143,15 +147,22 @@ def _reduced(model: "onnx.ModelProto", tensors: Sequence[str]) -> "onnx.ModelPro
 
 
 def _thinned(model: "onnx.ModelProto", tensors: Sequence[str]) -> "onnx.ModelProto":
-    """The graph with every s-th row and column of each tensor as outputs; s is odd, pooling windows are even."""
+    """The graph with every s-th row and column of each tensor as outputs; s is odd, pooling windows are even.
+
+    Of a tensor that is no image, such as a transformer's (N, tokens, C), every s-th of the last axis but one.
+    """
     from onnx import helper
 
     graph = Graph(model)
+    sides_of = sides_of_one_image(graph)
     nodes = list(graph.nodes)
     for name in tensors:
-        _, channels, height, width = graph.shape(name)
-        stride = math.ceil(math.sqrt(channels * height * width / KEPT)) | 1
-        for key, value in {"from": [0, 0], "to": [height, width], "axes": [2, 3], "by": [stride, stride]}.items():
+        sides = sides_of[name]
+        axes = [2, 3] if len(sides) == IMAGE_RANK else [max(len(sides) - 2, 0)]
+        too_many = math.prod(sides) / KEPT
+        stride = math.ceil(math.sqrt(too_many) if len(axes) > 1 else too_many) | 1
+        wanted = {"from": [0] * len(axes), "to": [END] * len(axes), "axes": axes, "by": [stride] * len(axes)}
+        for key, value in wanted.items():
             graph.set_value(f"{name}/thinned/{key}", np.array(value, np.int64))
         inputs = [name, *(f"{name}/thinned/{key}" for key in ("from", "to", "axes", "by"))]
         nodes.append(helper.make_node("Slice", inputs, [f"{name}/thinned"]))

@@ -12,10 +12,9 @@ from segdeploy._version import __version__
 from segdeploy.artifact import Artifact
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.graphs import foreign
-from segdeploy.graphs.graph import Graph
 from segdeploy.low_precision import Budget, LowPrecision
 from segdeploy.origin import Calibration, GraphOrigin, Origin
-from segdeploy.precision import Layers, PrecisionModule, Range
+from segdeploy.precision import Layers, PrecisionModule, Range, fp16
 from segdeploy.progress import Progress
 from segdeploy.proof import executed
 from segdeploy.quantization import calibration
@@ -58,7 +57,7 @@ class Recipe:
         return self.module.convert(self.model, self.ranges, form=self.form, in_float=in_float)
 
     def low_share(self, in_float: Collection[str]) -> float:
-        """Of the convolutions' multiply-adds, the share in low precision."""
+        """Of the layers' multiply-adds, the share in low precision."""
         work = self.layers.work
         return 1 - sum(work[layer] for layer in in_float) / sum(work.values())
 
@@ -106,6 +105,7 @@ def recipes(
     _require_sensible(module, forms, method, cache)
     model = onnx.load(fp32.path)
     _require_quantizable(fp32, model)
+    model = fp16.in_single(model)
     ranges: Mapping[str, Range]
     if cache is not None:
         ranges = calibration.from_cache(_text(cache), model, module.tensors(model))
@@ -130,19 +130,11 @@ def _require_sensible(module: PrecisionModule, forms: Sequence[str], method: str
 
 
 def _require_quantizable(fp32: Artifact, model: onnx.ModelProto) -> None:
-    """An adopted graph may be quantized already, or have no convolution whose weights are constants."""
+    """An adopted graph may be quantized already."""
     if foreign.is_quantized(model):
         raise GateFailedError(
             f"{fp32.path} was quantized by whoever made it: it is taken as it is, and not quantized again.",
             "Adopt the network as it was before it was quantized.",
-        )
-    graph = Graph(model)
-    found = [node for node in graph.convolutions() if node.input[1] in graph.constants]
-    if not found or len(found) < len(graph.convolutions()):
-        raise GateFailedError(
-            f"{fp32.path} has {len(graph.convolutions()) - len(found)} convolutions whose weights it computes, "
-            f"and {len(found)} whose weights are constants: those alone can be of low precision.",
-            "Deploy it in fp32.",
         )
 
 

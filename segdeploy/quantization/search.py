@@ -27,7 +27,7 @@ from segdeploy.quantization.recipes import Recipe
 from segdeploy.quantization.sensitivity import Quality, Record, Search, Sensitivity
 from segdeploy.spec import Precision
 
-LEAST_LOW_SHARE = 0.5  # of all convolution work
+LEAST_LOW_SHARE = 0.5  # of all multiply-adds
 NAMED = 5  # layers in a message
 
 
@@ -146,6 +146,7 @@ class Quantizer:
 
     def within_budget(self, recipe: Recipe) -> Artifact:
         """The first graph whose proof holds. Raise GateFailedError, and leave what was there, where none does."""
+        _require_low_layers(recipe)
         search = self.search(recipe)
         reason = None
         steps = search.steps(lambda: self.ranking(recipe, search))
@@ -182,13 +183,27 @@ class Quantizer:
         return dataclasses.replace(found, inconclusive_allowed=self._allow_inconclusive)
 
 
+def _require_low_layers(recipe: Recipe) -> None:
+    """Raise GateFailedError where half of the work has no form of low precision, before anything is measured."""
+    share = recipe.low_share(recipe.layers.in_float)
+    if share < LEAST_LOW_SHARE:
+        work = recipe.layers.work
+        by_work = sorted(recipe.layers.in_float.items(), key=lambda each: -work[each[0]])
+        named = ", ".join(f"{layer} ({why})" for layer, why in by_work[:NAMED])
+        raise GateFailedError(
+            f"{recipe.path} cannot be made: {share:.1%} of all multiply-adds are in layers that can be of "
+            f"{recipe.module.PRECISION}, less than half. In float32 stay {named}.",
+            "Use another precision: fp16, or fp32.",
+        )
+
+
 def _mostly_float(recipe: Recipe, graph: Artifact, reason: str) -> GateFailedError:
     """What is raised where a graph would bear the name of a precision that does less than half of its work."""
     low = low_precision_of(graph)
     by_work = sorted(low.in_float, key=lambda layer: -recipe.layers.work[layer])
     more = f" and {len(by_work) - NAMED} more" if len(by_work) > NAMED else ""
     return GateFailedError(
-        f"{recipe.path} cannot be made inside the budget: only {low.low_share:.1%} of all convolution work would be in "
+        f"{recipe.path} cannot be made inside the budget: only {low.low_share:.1%} of all multiply-adds would be in "
         f"{graph.precision}, less than half ({reason}). In float32 would stay {', '.join(by_work[:NAMED])}{more}.",
         "Spare more (--max-drop, --min-agreement), calibrate on images like its own (--calibrate DIR), or use fp16. "
         "What each layer costs: segdeploy sensitivity",

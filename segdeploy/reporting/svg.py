@@ -334,7 +334,7 @@ def _step_axes(x: Axis, y: Axis, chart: Chart, unit: str) -> Iterator[Html]:
         yield tag("text", f"{tick:.3g}{unit}", x=LEFT - 6, y=y.at(tick) + 4, text_anchor="end")
     middle = (LEFT + chart.width - RIGHT) / 2
     yield tag("line", x1=LEFT, x2=chart.width - RIGHT, y1=floor, y2=floor, class_="axis")
-    yield tag("text", "convolution work in low precision", x=middle, y=floor + 34, text_anchor="middle", class_="of")
+    yield tag("text", "multiply-adds in low precision", x=middle, y=floor + 34, text_anchor="middle", class_="of")
 
 
 def _budget(limit: float | None, y: Axis, chart: Chart) -> Iterator[Html]:

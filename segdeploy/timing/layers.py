@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segdeploy.graphs.graph import Graph
 
 RUNTIME_LAYER = "(runtime)"  # what serves no layer that can be named
-CONVOLUTIONS = ("Conv", "ConvTranspose")
+LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 def profile(
@@ -87,11 +87,11 @@ class LayerNames:
         self._nodes: dict[str, onnx.NodeProto] = {} if graph is None else {node.name: node for node in graph.nodes}
 
     def layer(self, node: NodeTime) -> str | None:
-        """The layer of a node: of several that were fused into it, that of the convolution."""
+        """The layer of a node: of several that were fused into it, that of what multiplies."""
         if self._graph is None:
             return node.names[0].partition("/")[0] if node.names else None
         ours = [found for name in node.names if (found := self._of(name, node.kind)) is not None]
-        ours.sort(key=lambda found: found.op_type not in CONVOLUTIONS)
+        ours.sort(key=lambda found: found.op_type not in LAYERS)
         return str(ours[0].name).partition("/")[0] if ours else None
 
     def _of(self, name: str, kind: str) -> "onnx.NodeProto | None":

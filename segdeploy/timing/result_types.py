@@ -119,7 +119,7 @@ class Search:
 class Subject:
     """An engine that was timed, its file, and everything measured of it but its times.
 
-    `peer`: it is another tool's. `asked`: the share of the convolution work that the graph gives to each type;
+    `peer`: it is another tool's. `asked`: the share of the multiply-adds that the graph gives to each type;
     `in_float`: the layers that it leaves in float32, and why. `delivered`, `delivered_share` and `wider` are what the
     runtime computes in (`segdeploy.low_precision.Executed`). `kept`: where the file lies, from the result's own folder.
     """

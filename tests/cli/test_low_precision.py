@@ -167,7 +167,7 @@ def test_the_export_says_what_it_made_and_what_stayed_in_float(run: Run) -> None
     done = run(*INT8, "--calibrate", "photos")
     assert (done.code, done.err) == (0, "")
     assert "  float32: up.3.0.conv (gives accuracy back)\n" in done.out
-    assert done.out.count("  convolution work: ") == 2
+    assert done.out.count("  multiply-adds: ") == 2
     assert "% int8; ort computes " in done.out
     assert "  proven: unet on 4 images, to the graph\n" in done.out
     assert "  proven: unet on 4 images, to the engine\n" in done.out

@@ -13,7 +13,7 @@ from segdeploy import models
 from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._audit import Typed
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.graphs.graph import Graph, layer_types, layer_work
 from segdeploy.low_precision import Executed
 from segdeploy.precision import fp16, int8
 from segdeploy.spec import Precision, Spec
@@ -61,8 +61,8 @@ def test_the_parsed_network_has_the_work_and_the_types_of_the_graph(
         float_graph if kind == "fp32" else in_low_precision(float_graph, kind, names[:: max(1, len(names) // 3)][:kept])
     )
     graph, found = Graph(model), parsed(model)
-    assert found.work == convolution_work(graph)
-    assert found.types == convolution_types(graph)
+    assert found.work == layer_work(graph)
+    assert found.types == layer_types(graph)
     assert sum(found.shares().values()) == pytest.approx(1)
     wide = sum(kind is FP32 for kind in found.types.values())
     assert wide == (len(names) if kind == "fp32" else kept)
@@ -89,9 +89,15 @@ def eleven(name: str, given: str, key: str = "DataType") -> dict[str, Any]:
     return {"Name": "fused_7", "LayerType": "gemm", "Inputs": inputs, "Metadata": f"[ONNX Layer: {name}]"}
 
 
+LAYERS = {
+    *("a/Conv", "b/Conv", "c/Conv", "d/ConvTranspose", "head.2/Conv_3", "up.1/ConvTranspose", "up/ConvTranspose_12"),
+    *("node_conv2d_3", "/blocks.0/attn/MatMul"),
+}
+
+
 def inspected(*layers: object) -> dict[str, Precision | None]:
     for rest in ({"Bindings": ["images", "class_map"]}, {"I/O Tensors": [{"Name": "images", "IOMode": "Input"}]}):
-        found = _audit.inspected(json.dumps({"Layers": layers, **rest}))
+        found = _audit.inspected(json.dumps({"Layers": layers, **rest}), LAYERS)
     return found
 
 
@@ -135,8 +141,8 @@ def test_a_convolution_is_found_in_what_it_was_fused_with(name: str, metadata: s
     assert inspected(ten(name, "Row major linear FP16 format", metadata)) == {"a/Conv": FP16}
 
 
-def test_names_with_a_number_and_transposed_convolutions_are_found() -> None:
-    names = ["head.2/Conv_3", "up.1/ConvTranspose", "up/ConvTranspose_12"]
+def test_layers_are_found_by_the_names_that_the_graph_gives_them() -> None:
+    names = ["head.2/Conv_3", "up.1/ConvTranspose", "up/ConvTranspose_12", "node_conv2d_3", "/blocks.0/attn/MatMul"]
     layers = [ten(name, "Row major linear FP16 format") for name in names]
     assert inspected(*layers) == dict.fromkeys(names, FP16)
 
@@ -151,11 +157,11 @@ def test_several_convolutions_in_one_layer_are_unknown() -> None:
 def test_layers_that_are_only_named_say_nothing() -> None:
     """Without detailed profiling, layers are strings."""
     assert inspected("a/Conv + a/Relu", "b/Conv") == {}
-    assert _audit.inspected("{}") == {}
+    assert _audit.inspected("{}", LAYERS) == {}
 
 
-def test_other_layers_are_no_convolutions() -> None:
-    others = ["a/Relu", "PWN(a/Sigmoid)", "a/ConvInteger", "pool/MaxPool", "a/Convolve"]
+def test_layers_that_do_not_multiply_say_nothing() -> None:
+    others = ["a/Relu", "PWN(a/Sigmoid)", "a/ConvInteger", "pool/MaxPool", "a/Convolve", "node_conv2d"]
     assert inspected(*(ten(name, "Half") for name in others)) == {}
 
 

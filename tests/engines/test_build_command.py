@@ -20,7 +20,7 @@ from segdeploy import artifact, models, precision, signature, workspace
 from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.graphs.graph import Graph, layer_types, layer_work
 from segdeploy.origin import WeightsOrigin
 from segdeploy.progress import silent
 from segdeploy.quantization import images_in_parts, recipes, search
@@ -96,7 +96,7 @@ def require_audited(report: Mapping[str, Any], name: str, wanted: Precision, cap
     assert graph.sha256 == source.sha256
     if wanted is not Precision.FP32:
         low = Graph(onnx.load(graph.path))
-        work, types = convolution_work(low), convolution_types(low)
+        work, types = layer_work(low), layer_types(low)
         share = sum(work[layer] for layer, kind in types.items() if kind is wanted) / sum(work.values())
         assert facts.typed.work[wanted] == pytest.approx(share)
     assert plan.certificate is not None

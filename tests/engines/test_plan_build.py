@@ -26,7 +26,7 @@ from segdeploy.engines import BuildOptions, RunOptions, _cuda, _plan_build, trt_
 from segdeploy.engines._tensorrt import Flavour
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, MissingRuntimeError
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.low_precision import Budget, LowPrecision
 from segdeploy.origin import WeightsOrigin
 from segdeploy.precision import fp16, int8
@@ -267,7 +267,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, graph: Artifact, kind: str, capabi
     """A GPU whose inspector says of every convolution that it reads `kind`."""
     layers = [
         {"Name": name, "Inputs": [{"Name": "x", "Format/Datatype": f"Row major linear {kind}"}]}
-        for name in convolution_work(Graph(onnx.load(graph.path)))
+        for name in layer_work(Graph(onnx.load(graph.path)))
     ]
 
     class Runtime:

@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 from segdeploy import models
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import Graph, attribute, convolution_types, convolution_work
+from segdeploy.graphs.graph import Graph, attribute, layer_types, layer_work
 from segdeploy.precision import fp16, int8
 from segdeploy.spec import Precision, Spec
 
@@ -46,34 +46,34 @@ def exported(name: str, **variant: Any) -> onnx.ModelProto:  # noqa: ANN401
 
 def test_the_work_of_a_convolution_is_its_multiply_adds() -> None:
     """A weight meets every place of a convolution's output, and every place of a transposed one's input."""
-    assert convolution_work(Graph(two_convolutions())) == {"c": 4 * 2 * 3 * 3 * 8 * 6, "y": 4 * 3 * 2 * 2 * 4 * 3}
+    assert layer_work(Graph(two_convolutions())) == {"c": 4 * 2 * 3 * 3 * 8 * 6, "y": 4 * 3 * 2 * 2 * 4 * 3}
 
 
 def test_work_and_names_outlive_the_low_precisions() -> None:
     """What was ranked in the float graph is looked up in the one of low precision."""
     model = two_convolutions()
-    work = convolution_work(Graph(model))
+    work = layer_work(Graph(model))
     for converted in (fp16.to_half(model), *(int8.convert(model, RANGES, form=form) for form in int8.FORMS)):
-        assert convolution_work(Graph(converted)) == work
+        assert layer_work(Graph(converted)) == work
 
 
 def test_a_convolution_has_the_type_that_its_weights_are_stored_in() -> None:
     """Past the DequantizeLinear or the Cast that reads them."""
     model = two_convolutions()
     kinds = Precision
-    assert convolution_types(Graph(model)) == {"c": kinds.FP32, "y": kinds.FP32}
-    assert convolution_types(Graph(fp16.to_half(model))) == {"c": kinds.FP16, "y": kinds.FP16}
-    assert convolution_types(Graph(fp16.to_half(model, in_float=["c"]))) == {"c": kinds.FP32, "y": kinds.FP16}
+    assert layer_types(Graph(model)) == {"c": kinds.FP32, "y": kinds.FP32}
+    assert layer_types(Graph(fp16.to_half(model))) == {"c": kinds.FP16, "y": kinds.FP16}
+    assert layer_types(Graph(fp16.to_half(model, in_float=["c"]))) == {"c": kinds.FP32, "y": kinds.FP16}
     for form in int8.FORMS:
         mixed = int8.convert(model, RANGES, form=form, in_float=["y"])
-        assert convolution_types(Graph(mixed)) == {"c": kinds.INT8, "y": kinds.FP32}
+        assert layer_types(Graph(mixed)) == {"c": kinds.INT8, "y": kinds.FP32}
 
 
 def test_knows_what_stands_before_a_convolution() -> None:
     """The logits, and whatever is made of them, are outside."""
     graph = Graph(two_convolutions())
-    assert {"x", "c", "r", "m"} <= graph.before_convolutions()
-    assert not {"y", "class_map"} & graph.before_convolutions()
+    assert {"x", "c", "r", "m"} <= graph.before_layers()
+    assert not {"y", "class_map"} & graph.before_layers()
 
 
 def test_only_what_a_relu_gave_is_positive_by_construction() -> None:

@@ -8,11 +8,11 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
-import tensorrt_rtx
 import torch
 from conftest import INT8_SATURATES
 from foreign_graphs import Foreign
 from numpy.typing import NDArray
+from rtx_builder import build_plan
 
 import segdeploy
 from segdeploy import arithmetic, images, models, workspace
@@ -55,26 +55,6 @@ def exported(folder: Path, name: str, size: tuple[int, int], variant: dict[str, 
     spec = Spec(name, variant, names, colours, *size, margin=network.margin)
     weights = WeightsOrigin(kind="random", sha256="0" * 64)
     return export.to_onnx(network, spec, folder / f"{name}.onnx", weights=weights).path
-
-
-def build_plan(path: Path) -> int:
-    """Bytes of the plan that TensorRT-RTX builds of a graph, strongly typed, batch 1 to 8; no GPU is needed."""
-    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
-    builder = tensorrt_rtx.Builder(logger)
-    network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt_rtx.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(path))
-    assert parsed, [str(parser.get_error(index)) for index in range(parser.num_errors)]
-    images, class_map = network.get_input(0), network.get_output(0)
-    assert images.dtype == class_map.dtype == tensorrt_rtx.DataType.UINT8
-    profile = builder.create_optimization_profile()
-    shape = tuple(images.shape)[1:]
-    profile.set_shape(images.name, (1, *shape), (1, *shape), (8, *shape))
-    config = builder.create_builder_config()
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None
-    return int(plan.nbytes)
 
 
 def converted(path: Path, kind: str) -> Path:

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from segdeploy import images, models, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import CONVOLUTIONS, Graph, convolution_types
+from segdeploy.graphs.graph import CONVOLUTIONS, Graph, layer_types
 from segdeploy.precision import fp16
 from segdeploy.quantization import calibration
 from segdeploy.spec import Precision
@@ -102,7 +102,7 @@ def test_a_half_graph_is_half_up_to_its_last_convolution(packaged: Packaged) -> 
     assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {
         TensorProto.UINT8
     }
-    assert set(convolution_types(graph).values()) == {Precision.FP16}
+    assert set(layer_types(graph).values()) == {Precision.FP16}
     last = max(index for index, node in enumerate(graph.nodes) if node.op_type in CONVOLUTIONS)
     before, behind = graph.nodes[: last + 1], graph.nodes[last + 1 :]
     assert not any(graph.is_float(name) for node in before for name in (*node.input, *node.output))

@@ -16,7 +16,7 @@ import segdeploy
 from segdeploy import making, models, workspace
 from segdeploy.engines import BuildOptions, ort
 from segdeploy.errors import InvalidRequestError
-from segdeploy.graphs.graph import Graph, convolution_types
+from segdeploy.graphs.graph import Graph, layer_types
 from segdeploy.making import ExportOptions
 from segdeploy.precision import fp8
 from segdeploy.quantization import calibration
@@ -93,7 +93,7 @@ def test_what_tensorrt_has_no_fast_kernel_for_stays_in_float32_and_says_why(smal
     reasons = fp8.layers(model, {}).in_float
     assert reasons["rise.0/ConvTranspose"] == "a transposed convolution: TensorRT has none in fp8"
     assert reasons["down.0.0.conv/Conv"] == "3 channels: fp8 is faster with more than 16"
-    types, graph = convolution_types(Graph(low)), Graph(model)
+    types, graph = layer_types(Graph(low)), Graph(model)
     for node in graph.convolutions():
         outputs, inputs, *_ = graph.value(node.input[1]).shape
         eligible = node.op_type == "Conv" and min(inputs, outputs) > 16
@@ -125,7 +125,7 @@ def test_weights_have_a_scale_for_each_channel_and_reach_the_largest_value(small
     model, low = converted(small / "export" / "unet.fp32.onnx")
     before, after = Graph(model), Graph(low)
     for node in after.convolutions():
-        if convolution_types(after)[node.name] is Precision.FP8:
+        if layer_types(after)[node.name] is Precision.FP8:
             name = node.input[1].removesuffix("/dequantized")
             scale = after.value(f"{name}/scale")
             stored, weight = after.value(f"{name}/quantized").astype(np.float32), before.value(name)

@@ -22,7 +22,7 @@ from segdeploy.blocks import MaxPoolWithIndices, Network, max_unpool
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs import to_onnx as export
-from segdeploy.graphs.graph import CARRIERS, Graph, convolution_types
+from segdeploy.graphs.graph import CARRIERS, Graph, layer_types
 from segdeploy.precision import Range, int8
 from segdeploy.quantization import calibration
 from segdeploy.spec import Precision, Spec
@@ -230,7 +230,7 @@ def test_in_float_leaves_exactly_those_weights_alone(packaged: Packaged, form: s
     """Every second convolution, so that both kinds read and feed each other."""
     chosen = convolutions(packaged.model)[::2]
     mixed = int8.convert(packaged.model, packaged.ranges, form=form, in_float=chosen)
-    types = convolution_types(Graph(mixed))
+    types = layer_types(Graph(mixed))
     assert {name for name, kind in types.items() if kind is Precision.FP32} == set(chosen)
     assert set(types.values()) == {Precision.FP32, Precision.INT8}
     found = run(mixed, packaged.pictures[:3])
@@ -278,7 +278,7 @@ def test_both_forms_of_every_variant_are_valid_and_open(
     for form in int8.FORMS:
         quantized = int8.convert(model, ranges, form=form)
         onnx.checker.check_model(quantized, full_check=True)
-        assert set(convolution_types(Graph(quantized)).values()) == {Precision.INT8}
+        assert set(layer_types(Graph(quantized)).values()) == {Precision.INT8}
         found = run(quantized, noise)
         assert found.dtype == np.uint8
         assert found.shape == shape

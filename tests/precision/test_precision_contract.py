@@ -11,7 +11,7 @@ from conftest import known, photograph
 
 import segdeploy
 from segdeploy import artifact, engines, precision
-from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.graphs.graph import Graph, layer_types, layer_work
 from segdeploy.making import ExportOptions
 from segdeploy.precision import PrecisionModule, Range
 from segdeploy.proof.limits import FLOAT32
@@ -43,10 +43,10 @@ def test_a_converted_graph_holds_the_type_it_is_named_for(name: str, form: str |
     module, model = precision.module(name), converted(name, form, wide)
     onnx.checker.check_model(model, full_check=True)
     assert name == module.PRECISION
-    types = convolution_types(Graph(model))
+    types = layer_types(Graph(model))
     layers = module.layers(wide, ranges(module, wide))
     low = {layer for layer, kind in types.items() if kind is module.PRECISION}
-    assert low == set(convolution_work(Graph(wide))) - set(layers.in_float)
+    assert low == set(layer_work(Graph(wide))) - set(layers.in_float)
     assert low, "the small network has something to convert"
     assert set(layers.work) >= set(layers.in_float)
 
@@ -55,9 +55,9 @@ def test_a_converted_graph_holds_the_type_it_is_named_for(name: str, form: str |
 def test_what_is_to_stay_in_float32_stays(name: str, form: str | None, wide: onnx.ModelProto) -> None:
     """The search gives layers back one by one."""
     module = precision.module(name)
-    candidates = set(convolution_work(Graph(wide))) - set(module.layers(wide, ranges(module, wide)).in_float)
+    candidates = set(layer_work(Graph(wide))) - set(module.layers(wide, ranges(module, wide)).in_float)
     for layer in sorted(candidates)[::4]:
-        types = convolution_types(Graph(converted(name, form, wide, {layer})))
+        types = layer_types(Graph(converted(name, form, wide, {layer})))
         assert types[layer] is Precision.FP32
         assert sum(kind is module.PRECISION for kind in types.values()) == len(candidates) - 1
 

@@ -13,7 +13,7 @@ from segdeploy import engines, images, models, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
-from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.graphs.to_onnx import to_onnx
 from segdeploy.low_precision import Executed
 from segdeploy.progress import silent
@@ -90,7 +90,7 @@ def test_int8_in_two_runtimes_draws_the_same_masks(unet: dict[str, Artifact]) ->
 def test_fp16_on_a_cpu_is_float32_and_says_so(unet: dict[str, Artifact], runtime: str) -> None:
     found = executed.executed(unet["fp16"], runtime=runtime, device="cpu")
     assert (found.delivered, found.delivered_share) == (Precision.FP32, 0)
-    work = convolution_work(Graph(onnx.load(unet["fp16"].path)))
+    work = layer_work(Graph(onnx.load(unet["fp16"].path)))
     assert sorted(found.wider) == sorted(work)
     assert [work[layer] for layer in found.wider] == sorted(work.values(), reverse=True), "the most work first"
 
@@ -137,10 +137,10 @@ def test_nine_tenths_of_the_work_are_enough(
 ) -> None:
     """Of the multiply-adds, not of the layers."""
     work = {"large/Conv": round(10_000 * share), "small/Conv": 10_000 - round(10_000 * share)}
-    monkeypatch.setattr("segdeploy.graphs.graph.convolution_work", lambda _: work)
-    monkeypatch.setattr("segdeploy.graphs.graph.convolution_types", lambda _: dict.fromkeys(work, Precision.INT8))
+    monkeypatch.setattr("segdeploy.graphs.graph.layer_work", lambda _: work)
+    monkeypatch.setattr("segdeploy.graphs.graph.layer_types", lambda _: dict.fromkeys(work, Precision.INT8))
     ort = engines.modules()["ort"]
-    monkeypatch.setattr(ort, "low_precision_convolutions", lambda *_, **__: {"large/Conv": Precision.INT8})
+    monkeypatch.setattr(ort, "low_precision_layers", lambda *_, **__: {"large/Conv": Precision.INT8})
     found = executed.executed(unet["int8"], runtime="ort", device="cpu")
     assert (found.delivered, found.wider) == (kind, ("small/Conv",))
     assert found.delivered_share == pytest.approx(share)

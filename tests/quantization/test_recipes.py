@@ -9,7 +9,7 @@ from quick_exports import HALF, SIGNED, UNSIGNED, low_precision_of, quickly, sta
 
 import segdeploy
 from segdeploy import artifact
-from segdeploy.graphs.graph import Graph, convolution_types, convolution_work
+from segdeploy.graphs.graph import Graph, layer_types, layer_work
 from segdeploy.low_precision import Budget
 from segdeploy.making import ExportOptions
 from segdeploy.origin import Calibration, GraphOrigin
@@ -40,7 +40,7 @@ def test_what_the_manifest_calls_float_is_float_in_the_file(path: Path) -> None:
     """And nothing else is: of the work, the share that the graph asks for."""
     graph = artifact.read(path)
     model = Graph(onnx.load(path))
-    types, convolutions = convolution_types(model), convolution_work(model)
+    types, convolutions = layer_types(model), layer_work(model)
     wide = {layer for layer, kind in types.items() if kind is not graph.precision}
     low = low_precision_of(graph)
     assert wide == set(low.in_float) & set(types)

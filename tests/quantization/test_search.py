@@ -18,7 +18,7 @@ from segdeploy import artifact, engines, models, signature, typed_json, workspac
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Limits, Stage
 from segdeploy.errors import GateFailedError, SegdeployError
-from segdeploy.graphs.graph import Graph, convolution_work
+from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.making import ExportOptions
 from segdeploy.origin import Origin
 from segdeploy.precision import int8
@@ -50,7 +50,7 @@ def test_the_pareto_file_shows_the_steps(form: str) -> None:
     low, steps = low_precision_of(graph), steps_of(graph)
     assert steps[0]["in_float"] == []
     assert steps[0]["agreement"] < 0.98, "or nothing would have been ranked"
-    assert sum(len(step["in_float"]) == 1 for step in steps) == len(convolution_work(Graph(onnx.load(graph.path))))
+    assert sum(len(step["in_float"]) == 1 for step in steps) == len(layer_work(Graph(onnx.load(graph.path))))
     (accepted,) = [step for step in steps if step["accepted"]]
     assert accepted["in_float"] == sorted(low.in_float)
     assert accepted["agreement"] >= 0.98
@@ -190,7 +190,7 @@ def test_a_graph_that_is_low_precision_by_name_alone_leaves_the_earlier_one(
 ) -> None:
     """A hard budget ended with no int8 work at all, proven, over the good graph of before."""
     measured = stages.Judge.measure
-    layers = convolution_work(Graph(onnx.load("export/unet.fp32.onnx")))
+    layers = layer_work(Graph(onnx.load("export/unet.fp32.onnx")))
 
     def measure(judge: stages.Judge, engine: Any) -> stages.Measured:  # noqa: ANN401 - an engine
         return dataclasses.replace(measured(judge, engine), agreement=0.5)
@@ -277,7 +277,7 @@ def test_sensitivity_knows_what_the_export_measured(photos: Path, monkeypatch: p
 def test_sensitivity_speaks_of_milliseconds_where_a_runtime_is_here(photos: Path) -> None:
     report = segdeploy.sensitivity("unet", options=ExportOptions(calibrate=photos))
     assert (report.form, report.cost_unit, report.images) == ("unsigned", "ms", 4)
-    assert {layer.layer for layer in report.layers} == set(convolution_work(Graph(onnx.load(UNSIGNED))))
+    assert {layer.layer for layer in report.layers} == set(layer_work(Graph(onnx.load(UNSIGNED))))
     assert json.loads(typed_json.to_text(report))["schema"] == 2
 
 
@@ -308,4 +308,4 @@ def test_a_trained_network_gives_back_what_a_tight_budget_asks(tmp_path: Path, m
     (graph,) = segdeploy.export("unet", precision="int8", options=options)
     assert 0 < low_precision_of(graph).low_share < 1
     assert known(stages_of(graph)["engine"].decided_agreement) >= asked
-    assert len(steps_of(graph)) > len(convolution_work(Graph(onnx.load(graph.path))))
+    assert len(steps_of(graph)) > len(layer_work(Graph(onnx.load(graph.path))))

@@ -82,7 +82,7 @@ def test_int8_that_is_not_delivered_fails_where_the_machine_could(
     failing: int,
 ) -> None:
     monkeypatch.setattr(arithmetic, "instruction_set", lambda: "avx512-vnni" if units else "avx2")
-    monkeypatch.setattr(engines.modules()["ort"], "low_precision_convolutions", lambda *_, **__: {})
+    monkeypatch.setattr(engines.modules()["ort"], "low_precision_layers", lambda *_, **__: {})
     report = bench("ort:int8", runs=1)
     assert report.rows[0].delivered == "fp32"
     assert len(report.failures) == failing

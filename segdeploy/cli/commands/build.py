@@ -98,7 +98,7 @@ def _lines(made: "Artifact") -> Iterator[str]:
         target = f"compute capability {plan.target.compute_capability}, batch 1 to {plan.options.max_batch}"
         yield f"  {plan.runtime} {plan.runtime_version}, {target}"
         typed = ", ".join(f"{share:.1%} {kind}" for kind, share in plan.typed.work.items())
-        yield f"  convolution work: {typed} in the typed network; delivered: {_delivered(plan)}"
+        yield f"  multiply-adds: {typed} in the typed network; delivered: {_delivered(plan)}"
         yield "  signed: any change to the plan or its manifest is refused"
     yield f"  {certificates.verdict_line(made.certificate)}"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ORDER = 20
 FP32 = "fp32"
 OF_LOW_PRECISION = {"forms", "calibrate", "method", "cache", "max_drop", "min_agreement"}
+NAMED = 5  # layers in a line
 SPELLED = {"forms": "form", "method": "calibration-method", "cache": "calibration-cache"}
 
 
@@ -90,7 +91,7 @@ def export(*, model: str | None, precision: str, output: str, as_json: bool, **g
     """Write the deployed graph (image in, class map out) and prove that it draws PyTorch's masks.
 
     A graph of low precision is made from the fp32 graph inside an accuracy budget: layers that cost too much stay in
-    float32. Exit 4 where less than half of all convolution work would be in that precision.
+    float32. Exit 4 where less than half of all multiply-adds would be in that precision.
     """
     from segdeploy import api
     from segdeploy.making import ExportOptions
@@ -133,15 +134,23 @@ def _exported(graph: "Artifact") -> ExportedGraph:
 def _lines(graph: "Artifact") -> Iterator[str]:
     yield rendering.artifact_line(graph)
     if (low := graph.low_precision) is not None:
-        yield from (f"  float32: {rendering.layer_name(layer)} ({reason})" for layer, reason in low.in_float.items())
+        yield from (f"  float32: {line}" for line in _by_reason(low.in_float))
         shares = ", ".join(f"{share:.1%} {kind}" for kind, share in low.asked.items())
         computed = [
             f"{runtime} computes {found.delivered_share:.0%} of it in {graph.precision}"
             for runtime, found in low.executed.items()
             if found.delivered_share is not None
         ]
-        yield f"  convolution work: {'; '.join([shares, *computed])}"
+        yield f"  multiply-adds: {'; '.join([shares, *computed])}"
     yield f"  {certificates.verdict_line(graph.certificate)}"
+
+
+def _by_reason(in_float: Mapping[str, str]) -> Iterator[str]:
+    """The layers that stay in float32, those with one reason in one line."""
+    for reason in dict.fromkeys(in_float.values()):
+        layers = [rendering.layer_name(layer) for layer, why in in_float.items() if why == reason]
+        more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        yield f"{', '.join(layers[:NAMED])}{more} ({reason})"
 
 
 COMMAND = export
