@@ -7,7 +7,7 @@ makes residual additions int8 as well), int32 bias, and whatever only carries va
 for each output channel, a tensor is rounded once, all its readers share the result, and logits are never rounded.
 
 Layers are convolutions and products with a constant matrix, which give float values in both forms. What no runtime has
-in integers stays in float32 (`_reason`): products of two computed matrices, as in attention, among it.
+in integers stays in float32 (`_integer_layers.reason`): products of two computed matrices, as in attention, among it.
 
 Integers have no NaN: QuantizeLinear makes it the smallest value of its grid in ONNX Runtime and OpenVINO.
 """
@@ -25,6 +25,7 @@ from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, WEIGHT, Graph, attribute, layer_work
 from segdeploy.low_precision import Budget
 from segdeploy.precision._base import Layers, Range, Tolerance
+from segdeploy.precision._integer_layers import eligible, reason
 from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -39,20 +40,18 @@ LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 127  # of a weight, and of an activation that may be negative
 STEPS = 255  # of an activation that may not
 MIDDLE = 128
+LOPSIDED = 0.25  # of the largest value: what reaches no lower than that has no middle at 0
 LARGEST_BIAS = 2**30  # in steps of its scale: half of what int32 holds
 BIAS = 2  # input of a convolution
 PADDING = 2  # input of Pad: the value
-IMAGE_RANK, MATRIX_RANK = 4, 2
 LIMITS = 2  # of Clip: the least value and the largest
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:  # noqa: ARG001 - no range is too wide
     """Every layer; in float32 stays what has no integer form."""
     graph = Graph(model)
-    found = {node.name: _reason(graph, node) for node in graph.layers()}
-    return Layers(
-        work=layer_work(graph), in_float={name: reason for name, reason in found.items() if reason is not None}
-    )
+    found = {node.name: reason(graph, node) for node in graph.layers()}
+    return Layers(work=layer_work(graph), in_float={name: why for name, why in found.items() if why is not None})
 
 
 def executable(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -72,7 +71,7 @@ def convert(
     graph = Graph(model)
     if form == "unsigned":
         ranges = {**ranges, **_transposed_as_pointwise(graph, ranges)}
-    chosen = {node.name for node in _eligible(graph) if node.name not in in_float}
+    chosen = {node.name for node in eligible(graph) if node.name not in in_float}
     placement = _placed(graph, chosen, form, ranges)
     _Writer(graph, placement, chosen, form).write()
     return graph.model
@@ -82,7 +81,7 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
     """What either form may quantize: inputs of layers, outputs of convolutions, and what is only moved between them."""
     graph = Graph(model)
     found: set[str] = set()
-    layers = _eligible(graph)
+    layers = eligible(graph)
     pending = [node.input[0] for node in layers]
     pending += [_after_relu(graph, node.output[0]) for node in layers if node.op_type in CONVOLUTIONS]
     while pending:
@@ -92,41 +91,6 @@ def tensors(model: "onnx.ModelProto") -> list[str]:
             pending += graph.activations_read(producer)
         found.add(name)
     return [name for node in graph.nodes for name in node.output if name in found]
-
-
-def _eligible(graph: Graph) -> "list[onnx.NodeProto]":
-    return [node for node in graph.layers() if _reason(graph, node) is None]
-
-
-def _reason(graph: Graph, node: "onnx.NodeProto") -> str | None:
-    """Why a layer has no integer form; None where it has one."""
-    is_convolution = node.op_type in CONVOLUTIONS
-    constants = [name for name in node.input[WEIGHT:] if name]
-    if not all(name in graph.constants for name in constants):
-        return "its weights are computed" if is_convolution else "both of its matrices are computed"
-    if not all(map(graph.is_float, [*constants, node.input[0]])):
-        return "it does not compute in float32"
-    if not graph.is_activation(node.input[0]):
-        return "it reads no activation"
-    return _not_as_convolution(graph, node) if is_convolution else _not_as_product(graph, node)
-
-
-def _not_as_convolution(graph: Graph, node: "onnx.NodeProto") -> str | None:
-    rank = len(graph.constants[node.input[WEIGHT]].dims)
-    if rank != IMAGE_RANK:
-        return f"a convolution over {rank - 2} axes"
-    grouped = node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1
-    return "a transposed convolution in groups" if grouped else None
-
-
-def _not_as_product(graph: Graph, node: "onnx.NodeProto") -> str | None:
-    weight, *vectors = (list(graph.constants[name].dims) for name in node.input[WEIGHT:] if name)
-    if len(weight) != MATRIX_RANK:
-        return "a matrix for each image"
-    is_plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1 and not attribute(node, "transA", 0)
-    outputs = weight[0 if attribute(node, "transB", 0) else 1]
-    has_bias = all(sides == [outputs] for sides in vectors)
-    return None if is_plain and has_bias else "a product that is scaled, transposed or added to a matrix"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,8 +103,10 @@ class _Grid:
     @classmethod
     def over(cls, clipped: Range, form: str) -> "_Grid":
         low, high = clipped
-        if form == "unsigned" and low >= 0:
-            return cls(_positive(high / STEPS), np.uint8(0))
+        below = max(-low, 0.0)
+        if form == "unsigned" and below <= high * LOPSIDED:  # as behind ReLU, hard-swish, SiLU and GELU
+            scale = _positive((high + below) / STEPS)
+            return cls(scale, np.uint8(round(below / float(scale))))
         scale = _positive(max(-low, high) / LARGEST)
         return cls(scale, np.int8(0) if form == "signed" else np.uint8(MIDDLE))
 
