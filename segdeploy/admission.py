@@ -68,7 +68,8 @@ def reference_is_here(file: Artifact) -> bool:
     try:
         graph = workspace.graph_behind(file)
         if graph.origin.foreign is not None:
-            with_torch.onnx_reference()
+            of_onnx = graph.origin.foreign.kind == "ONNX"
+            _ = with_torch.onnx_reference() if of_onnx else with_torch.module_reference()
             workspace.original_of(graph)
         else:
             with_torch.torch_reference()

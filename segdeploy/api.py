@@ -19,6 +19,8 @@ from segdeploy.proving import ProofOptions
 from segdeploy.spec import Precision, Spec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from segdeploy.adopting.options import Adopted, AdoptOptions
     from segdeploy.benchmarking import BenchOptions
     from segdeploy.blocks import Network
@@ -169,18 +171,25 @@ def export(
 
 
 @extras.named_where_missing()
-def adopt(path: File, *, name: str, options: "AdoptOptions | None" = None, progress: Progress = silent) -> "Adopted":
-    """Make a deployed graph, `export/NAME.fp32.onnx`, of an ONNX file that somebody else trained.
+def adopt(
+    source: "File | nn.Module", *, name: str, options: "AdoptOptions | None" = None, progress: Progress = silent
+) -> "Adopted":
+    """Make a deployed graph, `export/NAME.fp32.onnx`, of a network that somebody else trained.
 
-    The original, in ONNX Runtime, is what its masks are compared with. Without images in the options the graph is
-    unproven. Raise InvalidFileError where the file is no segmentation network that can be deployed, InvalidRequestError
-    where it does not say what has to be said (`UndecidedError` where labelled images cannot say it either),
-    GateFailedError where the graph draws other masks than the original.
+    `source`: an ONNX file, a torch module, a program of torch.export (`.pt2`), a TorchScript archive, a folder that
+    transformers or segmentation_models.pytorch saved, or `package.module:build`, whose code is run. A module takes
+    float32 (N, 3, H, W) and gives a tensor, several, a dictionary with `out`, or an object with `logits`; what is no
+    file is kept as `export/NAME.original.pt2`, so that it can be compared with again.
+
+    The original, in ONNX Runtime or in PyTorch, is what its masks are compared with. Without images in the options the
+    graph is unproven. Raise InvalidFileError where it is no segmentation network that can be deployed,
+    InvalidRequestError where it does not say what has to be said (`UndecidedError` where labelled images cannot say it
+    either), GateFailedError where the graph draws other masks than the original.
     """
     from segdeploy.adopting import adopt as adopting
     from segdeploy.adopting.options import ADOPT
 
-    return adopting.adopt(Path(path), name, options or ADOPT, progress=progress)
+    return adopting.adopt(source, name, options or ADOPT, progress=progress)
 
 
 def _precision(name: Precision | str) -> Precision:

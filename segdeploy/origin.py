@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from segdeploy import typed_json
 from segdeploy.certificate import WeightsKind
 
+ForeignKind = Literal["ONNX", "torch.export", "TorchScript"]
 _RARE = ("imported", "foreign")  # parts that stand in a file only where there are some
 
 
@@ -134,20 +135,41 @@ class ProofPicture:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignOrigin:
-    """The ONNX file of somebody else; `path` is relative to the folder of the graph, None in a plan.
+class ModuleSource:
+    """What a torch module was built from: `named` as the user said it, and its weights, where it has files of them.
 
-    `sha256`: of the file with the external data that it reads.
+    `path`: of the file of weights or of the folder, relative to the folder of the graph; None in a plan.
+    """
+
+    named: str
+    path: str | None = None
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignOrigin:
+    """The file of somebody else; `path` is relative to the folder of the graph, None in a plan.
+
+    `kind`: what runs it. `sha256`: of the file; of an ONNX file, with the external data that it reads. `built_from`: of
+    a torch module, whose program of torch.export was then kept as that file.
 
     `pictures`: what the graph was adopted with; what it becomes is proven on them. `folder`: where their masks are read
     by its layout.
     """
 
+    kind: ForeignKind
     path: str | None
     sha256: str
     reading: GraphReading
     pictures: tuple[ProofPicture, ...] = ()
     folder: ValidationFolder | None = None
+    built_from: ModuleSource | None = None
+
+    @property
+    def without_paths(self) -> Self:
+        """As it stands in a plan, which may lie anywhere."""
+        source = None if self.built_from is None else dataclasses.replace(self.built_from, path=None)
+        return dataclasses.replace(self, path=None, pictures=(), built_from=source)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +203,7 @@ class Origin:
 
     @property
     def network_sha256(self) -> str | None:
-        """Of the file that holds the network: our checkpoint, or the ONNX file of somebody else."""
+        """Of the file that holds the network: our checkpoint, or the file of somebody else."""
         if self.foreign is not None:
             return self.foreign.sha256
         return None if self.weights is None else self.weights.sha256

@@ -24,7 +24,7 @@ from segdeploy.checkpoints import opening
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
-from segdeploy.origin import GraphReading
+from segdeploy.origin import ForeignKind, ForeignOrigin, GraphReading
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import kit, limits, stages
 from segdeploy.proof.kit import Kit
@@ -160,21 +160,24 @@ def reference_of(graph: Artifact) -> Reference:
     """What the masks of a graph are compared with: its checkpoint in PyTorch, or the file that it was adopted from."""
     foreign = graph.origin.foreign
     if foreign is not None:
-        return original_reference(workspace.original_of(graph), foreign.sha256, graph.spec, foreign.reading)
+        return original_reference(workspace.original_of(graph), foreign, graph.spec)
     source = workspace.checkpoint_of(graph)
     _require_same_network(source, graph)
     return _kept_reference(source.path, source.sha256, source.spec.to_json(), graph.spec.to_json())
 
 
-def original_reference(path: Path, sha256: str, spec: Spec, reading: GraphReading) -> Reference:
-    """The ONNX file of somebody else, read in that way."""
-    return _kept_original(path, sha256, spec.to_json(), reading)
+def original_reference(path: Path, foreign: ForeignOrigin, spec: Spec) -> Reference:
+    """The file of somebody else, run by what its kind is run by, and read as its origin says."""
+    return _kept_original(path, foreign.kind, foreign.sha256, spec.to_json(), foreign.reading)
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_original(path: Path, _sha256: str, spec: str, reading: GraphReading) -> Reference:
+def _kept_original(path: Path, kind: ForeignKind, _sha256: str, spec: str, reading: GraphReading) -> Reference:
     """Several engines of one network are compared with the same masks: the original draws them once."""
-    kept: Reference = with_torch.onnx_reference().OnnxReference(path, Spec.from_json(spec), reading)
+    if kind == "ONNX":
+        kept: Reference = with_torch.onnx_reference().OnnxReference(path, Spec.from_json(spec), reading)
+    else:
+        kept = with_torch.module_reference().of_file(path, Spec.from_json(spec), reading)
     return kept
 
 

@@ -21,6 +21,11 @@ def onnx_reference() -> ModuleType:
     return _imported("segdeploy.proof.onnx_reference")
 
 
+def module_reference() -> ModuleType:
+    """A torch module of somebody else. Raise MissingRuntimeError where PyTorch is not installed."""
+    return _imported("segdeploy.proof.module_reference")
+
+
 def bisection() -> ModuleType:
     """The walk beside a graph. Raise MissingRuntimeError where PyTorch is not installed."""
     return _imported("segdeploy.proof.bisection")

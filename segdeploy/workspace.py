@@ -14,7 +14,14 @@ from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.names import below, shown
-from segdeploy.origin import ForeignOrigin, ProofPicture, ValidationFolder, ValidationPicture, WeightsOrigin
+from segdeploy.origin import (
+    ForeignKind,
+    ForeignOrigin,
+    ProofPicture,
+    ValidationFolder,
+    ValidationPicture,
+    WeightsOrigin,
+)
 from segdeploy.spec import Precision
 
 EXPORTS = Path("export")
@@ -130,8 +137,7 @@ def is_stale(graph: Artifact) -> bool:
         fp32 = current_graph(graph.spec.name, Precision.FP32, None)
         return fp32 is None or graph.origin.graph is None or graph.origin.graph.sha256 != fp32.sha256
     if graph.origin.foreign is not None:
-        original = _original_path(graph, graph.origin.foreign)
-        return original.is_file() and external_data.sha256(original) != graph.origin.foreign.sha256
+        return _of_another(graph, graph.origin.foreign)
     weights = graph.origin.weights
     if weights is None or weights.path is None:
         return False
@@ -141,6 +147,17 @@ def is_stale(graph: Artifact) -> bool:
     if is_default and trained.is_file():
         source = trained
     return source.is_file() and artifact.sha256(source) != weights.sha256
+
+
+def _of_another(graph: Artifact, foreign: ForeignOrigin) -> bool:
+    """Whether the original, or what it was built from, is another one now."""
+    original, source = _original_path(graph, foreign), foreign.built_from
+    if original.exists() and sha256_of_original(original, foreign.kind) != foreign.sha256:
+        return True
+    if source is None or source.path is None:
+        return False
+    weights = graph.path.parent / source.path
+    return weights.exists() and sha256_of_weights(weights) != source.sha256
 
 
 def _of_precision(graph: Artifact, precision: Precision) -> Artifact:
@@ -165,7 +182,7 @@ def checkpoint_of(graph: Artifact) -> Artifact:
     """The checkpoint a graph was made from, once it is still the same file."""
     if graph.origin.foreign is not None:
         raise InvalidRequestError(
-            f"{graph.spec.name} was adopted as an ONNX file: PyTorch runs networks of ours.", "Give --engine ort:fp32."
+            f"{graph.spec.name} was adopted: --engine torch runs networks of ours.", "Give --engine ort:fp32."
         )
     weights = graph.origin.weights
     if weights is None or weights.path is None:
@@ -186,15 +203,15 @@ def checkpoint_of(graph: Artifact) -> Artifact:
 
 
 def original_of(graph: Artifact) -> Path:
-    """The ONNX file that a graph was adopted from, once it is still the same file."""
+    """The file of somebody else that a graph was adopted from, once it is still the same file."""
     foreign = graph.origin.foreign
-    again = f"Adopt it again: segdeploy adopt FILE.onnx --name {graph.spec.name} --overwrite"
+    again = f"Adopt it again: segdeploy adopt FILE --name {graph.spec.name} --overwrite"
     if foreign is None or foreign.path is None:
-        raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no ONNX file of somebody else.", again)
+        raise InvalidFileError(f"{artifact.manifest_path(graph.path)} names no file of somebody else.", again)
     path = _original_path(graph, foreign)
     if not path.is_file():
         raise InvalidFileError(f"{path}, which {graph.path} was adopted from, is not here.", "Bring it back.")
-    if external_data.sha256(path) != foreign.sha256:
+    if sha256_of_original(path, foreign.kind) != foreign.sha256:
         raise InvalidFileError(f"{path} is no longer the file that {graph.path} was adopted from.", again)
     return path
 
@@ -204,6 +221,19 @@ def _original_path(graph: Artifact, foreign: ForeignOrigin) -> Path:
     return graph.path.parent / (foreign.path or "")
 
 
+def sha256_of_original(path: Path, kind: ForeignKind) -> str:
+    """Of a file that somebody else trained; of an ONNX file, with the external data that it reads."""
+    return external_data.sha256(path) if kind == "ONNX" else artifact.sha256(path)
+
+
+def sha256_of_weights(path: Path) -> str:
+    """Of a file of weights, or of a folder's configuration and every file of weights in the order of their names."""
+    if path.is_file():
+        return artifact.sha256(path)
+    files = [file for file in sorted(path.glob("*")) if file.name == "config.json" or file.suffix == ".safetensors"]
+    return artifact.digest([[file.name, artifact.sha256(file)] for file in files])
+
+
 def is_adopted(name: str) -> bool:
     """Whether a name is of a graph that somebody else trained."""
     path = artifact.graph_path(EXPORTS, name, Precision.FP32)
@@ -211,11 +241,11 @@ def is_adopted(name: str) -> bool:
 
 
 def require_own(name: str | None) -> None:
-    """An adopted graph is made from its ONNX file, and comes with its weights and its size."""
+    """An adopted graph is made from what it came as, and comes with its weights and its size."""
     if name is not None and is_adopted(name):
         raise InvalidRequestError(
-            f"{name} was adopted: its float32 graph is made from the ONNX file it came as.",
-            f"Make it anew: segdeploy adopt FILE.onnx --name {name} --overwrite. Of low precision: --precision",
+            f"{name} was adopted: its float32 graph is made from what it came as.",
+            f"Make it anew: segdeploy adopt FILE --name {name} --overwrite. Of low precision: --precision",
         )
 
 

@@ -25,6 +25,7 @@ from segdeploy.origin import (
     ForeignOrigin,
     GraphOrigin,
     GraphReading,
+    ModuleSource,
     Origin,
     Preprocessing,
     ProofPicture,
@@ -109,6 +110,7 @@ ORIGIN = Origin(
         epoch=3, val_miou=0.5, plan={"epochs": 9}, best=0.75, validation=(VALIDATION,), folder=FOLDER
     ),
     foreign=ForeignOrigin(
+        kind="torch.export",
         path="../theirs.onnx",
         sha256=SHA256,
         reading=GraphReading(
@@ -123,6 +125,7 @@ ORIGIN = Origin(
             values=(0, 255),
         ),
         pictures=(ProofPicture(image="a.png", image_sha256=SHA256, mask="b.png", mask_sha256=SHA256),),
+        built_from=ModuleSource(named="mine:build", path="../weights.pth", sha256=SHA256),
     ),
 )
 EXECUTED = Executed(delivered=Precision.INT8, delivered_share=0.9, wider=("down.0/Conv",), reason="it was looked into")

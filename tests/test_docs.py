@@ -12,6 +12,7 @@ import foreign_graphs
 import foreign_networks as theirs
 import pytest
 import torch
+import torch_networks
 from conftest import photographs
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,10 @@ def test_the_commands_of_the_page_on_own_networks_run_as_written(tmp_path: Path)
     photographs(tmp_path / "photos", "images/0.png", "images/1.png")
     foreign_graphs.decided_by_red(tmp_path / "theirs.onnx")
     foreign_graphs.labelled_by_red(tmp_path / "labelled")
+    shutil.copy(torch_networks.__file__, tmp_path / "theirs.py")
+    with (tmp_path / "theirs.py").open("a", encoding="utf-8") as file:
+        file.write("\n\ndef build() -> nn.Module:\n    return Small()\n")
+    torch.save({"model": torch_networks.built(torch_networks.Small).state_dict()}, tmp_path / "theirs.pth")
     program = str(Path(sys.executable).with_name("segdeploy"))
     for command in commands:
         done = subprocess.run(

@@ -1,8 +1,10 @@
-"""An ONNX file becomes a graph in `export/`: seen, written, held against the original, proven."""
+"""A network of somebody else becomes a graph in `export/`: seen, written, held against the original, proven."""
 
 import dataclasses
 import functools
+import importlib.metadata
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,20 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import artifact, engines, external_data, extras, images, palettes, proving, workspace
+from segdeploy import artifact, engines, extras, images, palettes, proving, with_torch, workspace
 from segdeploy._version import __version__
-from segdeploy.adopting import pictures, preprocessing
+from segdeploy.adopting import originals, pictures, preprocessing
 from segdeploy.adopting.options import ADOPT, Adopted, AdoptOptions
+from segdeploy.adopting.originals import Original, Source
 from segdeploy.artifact import Artifact
 from segdeploy.data import check, class_table, dataset, layouts
 from segdeploy.data.dataset import DataFolder, Dataset, Picture
 from segdeploy.engines import EngineFile
-from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.names import below, require_new_name
 from segdeploy.origin import ForeignOrigin, Origin
+from segdeploy.paths import shown
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import kit
 from segdeploy.proof.reference import Reference
+from segdeploy.proof.samples import FileSamples
 from segdeploy.proving import ProofOptions
 from segdeploy.spec import Precision, Spec
 
@@ -40,36 +45,38 @@ IGNORED = 255  # in the masks of a labelled folder
 
 
 @extras.named_where_missing()
-def adopt(path: Path, name: str, options: AdoptOptions = ADOPT, *, progress: Progress = silent) -> Adopted:
+def adopt(source: Source, name: str, options: AdoptOptions = ADOPT, *, progress: Progress = silent) -> Adopted:
     """Write `export/NAME.fp32.onnx`, proven against the original where there are images; else unproven.
 
     Raise InvalidFileError where the file is no segmentation network that can be deployed, InvalidRequestError where it
     does not say what has to be said, UndecidedError where labelled images cannot say it either, GateFailedError where
     the graph draws other masks than the original.
     """
-    from segdeploy.graphs import foreign, said
-
     _require_free(name, overwrite=options.overwrite)
     engines.modules()[engines.REFERENCE].import_runtime()
-    model = foreign.read(path)
-    about = said.said(path, model)
+    with originals.opened(source, options) as original:
+        return _adopted(original, name, options, progress)
+
+
+def _adopted(original: Original, name: str, options: AdoptOptions, progress: Progress) -> Adopted:
     labels = _labels(options)
-    sight = _seen(path, model, about, options, labels)
-    spec = _spec(name, sight, about, options, labels)
+    sight = _seen(original, options, labels)
+    spec = _spec(name, sight, original.about, options, labels)
     proving_on, deciding_on = pictures.pictures(options, None if labels is None else labels.data)
     if labels is not None:
         check.require(
             labels.folder, ignore_index=spec.ignore_index, network=spec.classes, force=options.force, progress=progress
         )
-    search = preprocessing.Search(path, sight.reading, spec, tuple(deciding_on))
-    prepared = preprocessing.prepared(search, about, options, progress=progress)
+    search = preprocessing.Search(original.path, original.model, sight.reading, spec, tuple(deciding_on))
+    prepared = preprocessing.prepared(search, original.about, options, progress=progress)
     sight = dataclasses.replace(sight, reading=dataclasses.replace(sight.reading, preprocessing=prepared.how))
     spec = preprocessing.with_normalisation(spec, prepared.how)
     with progress(f"Adopting {name}", 1) as done:
-        graph = _written(path, model, sight, spec, proving_on, labels=labels)
+        graph = _written(original, sight, spec, proving_on, labels=labels)
         done()
+    _require_kept(original, graph, proving_on)
     proven = _proven(graph, proving_on, options, progress)
-    notes = (*sight.notes, *prepared.notes)
+    notes = (*original.notes, *sight.notes, *prepared.notes)
     return Adopted(graph=proven, source=prepared.source, notes=notes, table=prepared.table)
 
 
@@ -100,12 +107,11 @@ def _labels(options: AdoptOptions) -> _Labels | None:
     return _Labels(options.data, layouts.open_folder(options.data))
 
 
-def _seen(
-    path: Path, model: "onnx.ModelProto", about: "Said | None", options: AdoptOptions, labels: _Labels | None
-) -> "Sight":
+def _seen(original: Original, options: AdoptOptions, labels: _Labels | None) -> "Sight":
     from segdeploy.graphs import foreign, probing
     from segdeploy.graphs.outputs import Wish
 
+    path, model, about = original.path, original.model, original.about
     declared = foreign.sides_of(foreign.image_input(path, model))
     wish = Wish(
         size=options.size or (about.size if about is not None and None in declared else None),
@@ -165,8 +171,7 @@ def _class_names(count: int, about: "Said | None", options: AdoptOptions, labels
 
 
 def _written(
-    path: Path,
-    model: "onnx.ModelProto",
+    original: Original,
     sight: "Sight",
     spec: Spec,
     proving_on: Sequence[Picture],
@@ -176,17 +181,17 @@ def _written(
     """The deployed graph and its manifest, unproven."""
     from segdeploy.graphs import foreign
 
-    sha256 = external_data.sha256(path)
-    graph = _equal(path, model, sight, spec, sha256)
     target = below(workspace.EXPORTS, f"{spec.name}.{Precision.FP32}.onnx")
+    found = _origin_of(original, sight, target.parent)
+    graph = _equal(original, found, sight, spec)
+    kept = _kept(original, spec.name)
     with artifact.replacing(target) as temporary:
         temporary.write_bytes(graph.SerializeToString(deterministic=True))
         artifact.manifest_path(target).unlink(missing_ok=True)
     kit.path_of(target).unlink(missing_ok=True)  # of an earlier graph
-    origin = ForeignOrigin(
-        path=os.path.relpath(path, target.parent),
-        sha256=sha256,
-        reading=sight.reading,
+    origin = dataclasses.replace(
+        found,
+        path=os.path.relpath(kept, target.parent),
         pictures=tuple(pictures.remembered(proving_on, target.parent)),
         folder=None if labels is None else dataset.remembered_folder(labels.data, target.parent),
     )
@@ -197,25 +202,79 @@ def _written(
         spec=spec,
         sha256=artifact.sha256(target),
         made_at=artifact.now(),
-        origin=Origin(command="adopt", version=__version__, opset=foreign.opset_of(graph), foreign=origin),
+        origin=Origin(
+            command="adopt",
+            version=__version__,
+            opset=foreign.opset_of(graph),
+            torch=None if original.kind == "ONNX" else importlib.metadata.version("torch"),
+            foreign=origin,
+        ),
     )
     artifact.write_manifest(made)
     return made
 
 
-def _equal(path: Path, model: "onnx.ModelProto", sight: "Sight", spec: Spec, sha256: str) -> "onnx.ModelProto":
+def _origin_of(original: Original, sight: "Sight", folder: Path) -> ForeignOrigin:
+    source = original.built_from
+    if source is not None and source.path is not None:
+        source = dataclasses.replace(source, path=os.path.relpath(source.path, folder))
+    return ForeignOrigin(
+        kind=original.kind, path=None, sha256=original.sha256, reading=sight.reading, built_from=source
+    )
+
+
+def _kept(original: Original, name: str) -> Path:
+    """Where the original lies from now on: where it lay, or, of a module that is no file, beside the graph."""
+    target = below(workspace.EXPORTS, f"{name}.original.pt2")
+    if original.module is None:
+        target.unlink(missing_ok=True)  # of an earlier graph
+        return original.file
+    with artifact.replacing(target) as temporary:
+        shutil.copyfile(original.file, temporary)
+    return target
+
+
+def _reference(original: Original, found: ForeignOrigin, spec: Spec) -> Reference:
+    """The module itself, where it was given; else the file."""
+    if original.module is None:
+        return proving.original_reference(original.file, found, spec)
+    room = with_torch.module_reference()
+    live: Reference = room.ModuleReference(original.module, spec, found.reading, named=str(original.path))
+    return live
+
+
+def _require_kept(original: Original, graph: Artifact, proving_on: Sequence[Picture]) -> None:
+    """What later proofs run draws what the module itself draws, on every image; else nothing is left behind."""
+    found = graph.origin.foreign
+    if original.module is None or found is None:
+        return
+    live, kept = _reference(original, found, graph.spec), proving.reference_of(graph)
+    for sample in FileSamples(proving_on, graph.spec):
+        (expected, tied), (drawn, also_tied) = live.class_map(sample.image), kept.class_map(sample.image)
+        if ((drawn != expected) & ~tied & ~also_tied).any():
+            for path in (graph.path, artifact.manifest_path(graph.path), workspace.original_of(graph)):
+                path.unlink()
+            raise GateFailedError(
+                f"the program that torch.export made of {shown(original.path)} draws other masks than the module "
+                f"({shown(sample.name)}).",
+                "Its path must not depend on what the image shows: write it in tensor operators (torch.where).",
+            )
+
+
+def _equal(original: Original, found: ForeignOrigin, sight: "Sight", spec: Spec) -> "onnx.ModelProto":
     """The first spelling that draws the original's masks, of images alone and together."""
     from segdeploy.graphs import adopted, foreign, probing
 
-    reference = proving.original_reference(path, sha256, spec, sight.reading)
+    model = original.model
+    reference = _reference(original, found, spec)
     shown_images = np.stack([probing.fitted(probe, sight.size) for probe in _probes()])
     reason = f"is written in opset {foreign.opset_of(model)}, and cannot be converted to one that is deployed"
-    for graph in adopted.candidates(model, sight, spec, sha256=sha256):
-        found = _difference(graph, reference, shown_images)
-        if found is None:
+    for graph in adopted.candidates(model, sight, spec, sha256=found.sha256):
+        difference = _difference(graph, reference, shown_images)
+        if difference is None:
             return graph
-        reason = found
-    raise foreign.refused(path, reason, "Export it again, with a dynamic batch and a newer opset.")
+        reason = difference
+    raise foreign.refused(original.path, reason, "Export it again, with a dynamic batch and a newer opset.")
 
 
 def _difference(graph: "onnx.ModelProto", reference: Reference, batch: NDArray[np.uint8]) -> str | None:

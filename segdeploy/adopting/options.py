@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AdoptOptions:
-    """What the ONNX file does not say of itself; None is read from it, from files beside it, or found.
+    """What a network does not say of itself; None is read from its file, from files beside it, or found.
+
+    `weights`: of `package.module:build`, the file that holds the weights.
 
     `size`: (height, width) of its input. `classes`: their names, how many there are, or a file (`classes.csv`, or a
     name a line). `class_values`: of a class map, the value of each class where those are no indices.
@@ -30,6 +32,7 @@ class AdoptOptions:
     name. `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`: as `ExportOptions` has it.
     """
 
+    weights: Path | None = None
     size: tuple[int, int] | None = None
     classes: Sequence[str] | str | int | None = None
     class_values: Sequence[int] = ()
@@ -48,7 +51,7 @@ class AdoptOptions:
     proof_kit: bool = True
 
     def __post_init__(self) -> None:
-        hold_paths(self, "data", "calibrate")
+        hold_paths(self, "weights", "data", "calibrate")
         if not 0 < self.threshold < 1:
             raise InvalidRequestError(f"the threshold is {self.threshold}, not a probability.", "Give one in 0..1.")
         if self.preset is not None and (self.scale is not None or self.mean or self.deviation):

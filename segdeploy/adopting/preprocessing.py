@@ -18,6 +18,8 @@ from segdeploy.proof import conventions
 from segdeploy.spec import Spec
 
 if TYPE_CHECKING:
+    import onnx
+
     from segdeploy.graphs.said import Said
 
 HOW = (
@@ -31,6 +33,7 @@ class Search:
     """What labelled pictures are asked about: a graph, how it is read, and what it tells apart."""
 
     path: Path
+    model: "onnx.ModelProto"
     reading: GraphReading
     spec: Spec
     pictures: tuple[Picture, ...]
@@ -82,7 +85,7 @@ def _tried(search: Search, labelled: Sequence[Picture], progress: Progress) -> c
 
     few = pictures.spread(labelled, conventions.MOST_IMAGES)
     with progress(f"Trying preprocessings of {search.spec.name}", len(few)) as done:
-        subject = conventions.Subject(Original(search.path), search.reading, search.spec)
+        subject = conventions.Subject(Original(search.model), search.reading, search.spec)
         return conventions.tried(subject, few, done=done)
 
 

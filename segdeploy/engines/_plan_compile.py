@@ -97,7 +97,7 @@ def _origin(graph: Artifact, folder: Path) -> Origin:
         command="build",
         version=__version__,
         weights=None if weights is None else dataclasses.replace(weights, path=None),
-        foreign=None if foreign is None else dataclasses.replace(foreign, path=None, pictures=()),
+        foreign=None if foreign is None else foreign.without_paths,
         graph=GraphOrigin(path=os.path.relpath(graph.path, folder), sha256=graph.sha256),
     )
 

@@ -53,7 +53,7 @@ def look(path: Path, model: "onnx.ModelProto", wish: Wish, probes: Sequence[NDAr
     inputs = [_input(value.name, layout, channels, dtype) for layout, channels in _layouts(path, sides)]
     size = _size(path, sides, inputs[0].layout, wish.size)
     _bounded(path, model, inputs[0], size)
-    return _Trial(path, Original(path), inputs, size, tuple(sides), wish, probes).sight(model)
+    return _Trial(path, Original(model), inputs, size, tuple(sides), wish, probes).sight(model)
 
 
 def _dtype(path: Path, value: "onnx.ValueInfoProto") -> Dtype:

@@ -1,7 +1,6 @@
 """A graph that somebody else trained, in ONNX Runtime: the masks that are right by definition."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,7 @@ from segdeploy.graphs import foreign, original, outputs, reading
 from segdeploy.graphs.graph import attribute
 from segdeploy.graphs.original import Original
 from segdeploy.origin import GraphReading
-from segdeploy.proof.reference import KEPT_BYTES, Mask, near_ties
+from segdeploy.proof.reference import Drawn, Mask, near_ties
 from segdeploy.spec import Spec
 
 COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
@@ -36,19 +35,13 @@ class OnnxReference:
         self.spec = spec
         self.reading = how
         self._path = path
-        self._seen: dict[bytes, tuple[metrics.ClassMap, Mask]] = {}
+        self._known = Drawn()
         model, self._deciding = _with_scores(path, how)
         self._plain, self._optimised = Original(model, optimised=False), Original(model)
 
     def class_map(self, image: NDArray[np.uint8], /) -> tuple[metrics.ClassMap, Mask]:
         """(H, W, 3) -> the class map (H, W) and which of its pixels are near-ties; kept, for a budget asks again."""
-        key = hashlib.sha256(image.tobytes()).digest()
-        if key not in self._seen:
-            seen = self._drawn(image)
-            if len(self._seen) * 2 * seen[0].size > KEPT_BYTES:
-                return seen
-            self._seen[key] = seen
-        return self._seen[key]
+        return self._known.of(image, self._drawn)
 
     def pool_ties(self, image: NDArray[np.uint8], /) -> Mask:
         """(H, W, 3) -> (H, W): none; where a foreign graph pools, nobody knows."""

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from segdeploy import metrics, models
 from segdeploy.blocks import MaxPoolWithIndices, Network, space_to_depth
 from segdeploy.errors import GateFailedError
-from segdeploy.proof.reference import KEPT_BYTES, Mask, near_ties
+from segdeploy.proof.reference import Drawn, Mask, near_ties
 from segdeploy.spec import Spec
 
 
@@ -29,22 +28,19 @@ class TorchReference:
         logits = dataclasses.replace(spec, output="logits")
         self.spec = spec
         self.network = network
-        self._seen: dict[bytes, tuple[metrics.ClassMap, Mask]] = {}
+        self._known = Drawn()
         self.single = models.deployed(network, logits).eval()
         self.double = models.deployed(copy.deepcopy(network), logits).double().eval()
 
     def class_map(self, image: NDArray[np.uint8]) -> tuple[metrics.ClassMap, Mask]:
         """(H, W, 3) -> the class map and which of its pixels are near-ties; kept, for a budget asks again."""
-        key = hashlib.sha256(image.tobytes()).digest()
-        if key not in self._seen:
-            logits, exact = self._logits(image)
-            if not (torch.isfinite(logits).all() and torch.isfinite(exact).all()):
-                raise self._not_finite(image)
-            seen = logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits.numpy(), exact.numpy())
-            if len(self._seen) * 2 * seen[0].size > KEPT_BYTES:
-                return seen
-            self._seen[key] = seen
-        return self._seen[key]
+        return self._known.of(image, self._drawn)
+
+    def _drawn(self, image: NDArray[np.uint8]) -> tuple[metrics.ClassMap, Mask]:
+        logits, exact = self._logits(image)
+        if not (torch.isfinite(logits).all() and torch.isfinite(exact).all()):
+            raise self._not_finite(image)
+        return logits.argmax(dim=0).to(torch.uint8).numpy(), near_ties(logits.numpy(), exact.numpy())
 
     def pool_ties(self, image: NDArray[np.uint8]) -> Mask:
         """(H', W'): pixels within reach of a pooling window whose maximum float32 cannot decide."""

@@ -1,4 +1,4 @@
-"""Make a deployed graph of an ONNX file somebody else trained."""
+"""Make a deployed graph of a network somebody else trained."""
 
 import dataclasses
 import functools
@@ -113,23 +113,27 @@ _images = options.together(
 
 
 @click.command(short_help=__doc__)
-@click.argument("file", type=options.FILE)
+@click.argument("network", metavar="FILE|FOLDER|MODULE:BUILD")
+@click.option("--weights", type=options.FILE, help="Of MODULE:BUILD: .safetensors, .pth, .pt, .ckpt or .npz.")
 @_network
 @_preprocessing
 @_images
 @options.as_json
-def adopt(*, file: Path, name: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of AdoptOptions
-    """Make a deployed graph (image in, class map out) of FILE, an ONNX segmentation network that somebody else trained.
+def adopt(*, network: str, name: str, as_json: bool, **given: Any) -> None:  # noqa: ANN401 - of AdoptOptions
+    """Make a deployed graph (image in, class map out) of a segmentation network that somebody else trained.
 
-    The original, run in ONNX Runtime, is what its masks are compared with; it is `--model NAME` everywhere. Without
-    images the graph is unproven. How images are prepared is what --preset, or --scale, --mean and --deviation, say;
-    else what the file or one beside it says; else labelled --data finds it, with a table. It is never guessed.
+    It is an ONNX FILE, a program of torch.export (.pt2), a TorchScript archive, a FOLDER that transformers or
+    segmentation_models.pytorch saved, or package.module:build, code that builds a torch module: that code is run.
+
+    The original, run in ONNX Runtime or PyTorch, is what its masks are compared with; it is `--model NAME` everywhere.
+    Without images the graph is unproven. How images are prepared is what --preset, or --scale, --mean and --deviation,
+    say; else what the file or one beside it says; else labelled --data finds it, with a table. It is never guessed.
     """
     from segdeploy import api
     from segdeploy.adopting.options import AdoptOptions, UndecidedError
 
     try:
-        found = api.adopt(file, name=name, options=AdoptOptions(**given), progress=bars.show_progress)
+        found = api.adopt(network, name=name, options=AdoptOptions(**given), progress=bars.show_progress)
     except UndecidedError as error:
         if not as_json:
             rendering.show(None, as_json=False, lines=(), table=functools.partial(_table, error.table))
