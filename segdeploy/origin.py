@@ -110,7 +110,8 @@ class GraphReading:
 
     `layout` and `axes` name the axes of the input `input` and of the output `output` in their order: N images, C or K
     channels, H rows, W columns. `kind`: "scores" are K numbers for a pixel of which the largest wins, the first one of
-    equals; "one channel" is class 1 above `threshold`; a "class map" holds `values[index]` where the class is `index`.
+    equals; "one channel" is class 1 above `threshold`; "several channels" are classes 1 to K, the largest that is above
+    `threshold`, and class 0 where none is; a "class map" holds `values[index]` where the class is `index`.
     """
 
     input: str
@@ -119,7 +120,7 @@ class GraphReading:
     preprocessing: Preprocessing
     output: str
     axes: str
-    kind: Literal["scores", "one channel", "class map"]
+    kind: Literal["scores", "one channel", "several channels", "class map"]
     threshold: float | None = None
     values: tuple[int, ...] = ()
 

@@ -25,7 +25,8 @@ class AdoptOptions:
 
     `preset`: `imagenet`, `0..1`, `-1..1` or `0..255`; else `scale`, `mean` and `deviation`: the network is given
     (pixel x scale - mean) / deviation, each of one value or one a channel in the order of `channels` (`rgb`, `bgr`).
-    `output_name`: of several outputs. `threshold`: of one channel, the probability above which a pixel is class 1.
+    `output_name`: of several outputs. `threshold`: of one sigmoid channel, or of several, the probability above
+    which a pixel is of its class.
 
     `data`: images that prove; labelled ones find the preprocessing where nothing says it, and `force` lets warnings
     about the labels pass. `calibrate`: images without labels. `overwrite` replaces a graph that was adopted under that

@@ -256,7 +256,7 @@ class _Writer:
             self._add("Reshape", "with a batch", np.array([-1, *(side[axis] for axis in axes)]))
             axes = f"N{axes}"
         self._add("Cast", "values", to=_kind("float32"))
-        if how.kind == "scores":
+        if how.kind in {"scores", "several channels"}:
             self._choose(axes, sight, spec)
         else:
             self._plane(axes)
@@ -271,11 +271,18 @@ class _Writer:
                 self._add("Transpose", "planes", perm=[axes.index(axis) for axis in "NKHW"])
             self._enlarge(sight.plane[1:], spec)
             axes = "NKHW"
+        if self.how.kind == "several channels":
+            self._put_background(axes)
         left = axes.replace("K", "")
         self._add("ArgMax", "chosen", node=DECISION, axis=axes.index("K"), keepdims=0)
         self._add("Cast", "classes", to=_kind("float32"))
         if left != "NHW":
             self._add("Transpose", "upright", perm=[left.index(axis) for axis in "NHW"])
+
+    def _put_background(self, axes: str) -> None:
+        """The threshold as the score of class 0, in front of the others."""
+        in_front = np.array([axis == "K" for axis in axes] + [False] * len(axes), np.int64)
+        self._add("Pad", "with a background", in_front, np.array(self.how.threshold, np.float32))
 
     def _enlarge(self, sides: tuple[int, ...], spec: Spec) -> None:
         """(N, K, h, w) -> (N, K, H, W): two constant matrix products, as in our own networks."""

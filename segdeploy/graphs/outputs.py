@@ -28,6 +28,7 @@ COARSE = 4
 LISTED = 12  # values in a sentence
 PASSED = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Resize", "Upsample", "Slice", "Gather")
 DECIDING = ("ArgMax", "ArgMin", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Round", "Where")
+INDEPENDENT = ("Sigmoid", "HardSigmoid")  # of several channels: none, one or all of them may be high
 SQUASHING = ("Sigmoid", "HardSigmoid", "Softmax", "Clip")
 LINEAR = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "BatchNormalization", "Concat")
 Arrays = Mapping[str, NDArray[Any]]
@@ -141,6 +142,8 @@ def kind_of(
     if channels > 1:
         if not is_float:
             raise foreign.refused(path, f"gives {planes[0].dtype} in {channels} channels: neither scores nor classes")
+        if maker in INDEPENDENT:
+            return _independent(path, how, channels, wish)
         _require_count(path, wish.classes, channels)
         return Kind(how, channels)
     if not is_float or maker in DECIDING or _are_whole(planes, maker):
@@ -151,6 +154,20 @@ def kind_of(
     threshold = wish.threshold if is_probability else reading.logit(wish.threshold)
     note = f"one channel of {'probabilities' if is_probability else 'logits'}: class 1 above {threshold:g}"
     return Kind(dataclasses.replace(how, kind="one channel", threshold=threshold), 2, (note,))
+
+
+def _independent(path: Path, how: GraphReading, channels: int, wish: Wish) -> Kind:
+    """Several probabilities that do not add up to one: whether the background has a channel is for the user to say."""
+    if wish.classes == channels:
+        return Kind(how, channels, (f"{channels} probabilities of their own: the largest wins, however small it is",))
+    if wish.classes == channels + 1:
+        several = dataclasses.replace(how, kind="several channels", threshold=wish.threshold)
+        note = f"{channels} probabilities of their own: class 0 where none is above {wish.threshold:g}"
+        return Kind(several, channels + 1, (note,))
+    raise InvalidRequestError(
+        f"{shown(path)} gives {channels} probabilities of their own (a sigmoid), and not which is the background.",
+        f"Give --classes {channels + 1} if it is what none of them is, --classes {channels} if it is one of them.",
+    )
 
 
 def maker_of(model: "onnx.ModelProto", tensor: str) -> "onnx.NodeProto | None":

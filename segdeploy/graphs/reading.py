@@ -92,9 +92,9 @@ def class_map(output: Array, reading: GraphReading, height: int, width: int) -> 
 
 
 def scores_of(found: Array, reading: GraphReading, height: int, width: int) -> NDArray[np.float64]:
-    """(K, h, w) -> (K, height, width): what the largest of wins; of one channel, the threshold against it."""
+    """(K, h, w) -> (K, height, width): what the largest of wins; the threshold as class 0 where there is one."""
     scores = enlarged(found, height, width)
-    return scores if reading.threshold is None else two_scores(scores, reading.threshold)
+    return scores if reading.threshold is None else with_background(scores, reading.threshold)
 
 
 def enlarged(scores: Array, height: int, width: int) -> NDArray[np.float64]:
@@ -112,9 +112,9 @@ def nearest(inputs: int, outputs: int) -> NDArray[np.int64]:
     return ((2 * np.arange(outputs, dtype=np.int64) + 1) * inputs // (2 * outputs)).clip(0, inputs - 1)
 
 
-def two_scores(plane: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
-    """(1, H, W) -> (2, H, W): class 1 wins above the threshold, class 0 at it and below."""
-    return np.concatenate([np.full_like(plane, threshold), plane])
+def with_background(scores: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """(K, H, W) -> (K + 1, H, W): class 0 wins where none is above the threshold."""
+    return np.concatenate([np.full_like(scores[:1], threshold), scores])
 
 
 def from_values(found: Array, values: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OPSET = 20  # what our own graphs are written in
 LEAST_OPSET = 13  # the first that has all that is added to a graph
+FIRST_OF_COORDINATES = 11  # the opset from which on Resize says where the pixels of a smaller image lie
+AS_BEFORE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 IMAGE_RANK = 4
 
 
@@ -44,7 +46,21 @@ def _converted(model: "onnx.ModelProto", opset: int) -> "onnx.ModelProto | None"
         onnx.checker.check_model(converted)
     except Exception:  # noqa: BLE001 - of onnx's C++: the graph is tried as it is
         return None
+    if foreign.opset_of(model) < FIRST_OF_COORDINATES:
+        _place_as_before(converted)
     return converted
+
+
+def _place_as_before(model: "onnx.ModelProto") -> None:
+    """Resize as it was before it could say where pixels lie: onnx's converter leaves another default in its place."""
+    from onnx import helper
+
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            kept = [each for each in node.attribute if each.name not in AS_BEFORE]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in AS_BEFORE.items())
 
 
 def with_free_batch(model: "onnx.ModelProto") -> "onnx.ModelProto":

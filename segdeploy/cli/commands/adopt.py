@@ -83,7 +83,7 @@ _network = options.together(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.5,
         show_default=True,
-        help="Of one channel: the probability above which a pixel is class 1.",
+        help="Of sigmoid channels: the probability above which a pixel is of a class.",
     ),
 )
 _preprocessing = options.together(
