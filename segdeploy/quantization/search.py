@@ -193,7 +193,7 @@ def _require_low_layers(recipe: Recipe) -> None:
         raise GateFailedError(
             f"{recipe.path} cannot be made: {share:.1%} of all multiply-adds are in layers that can be of "
             f"{recipe.module.PRECISION}, less than half. In float32 stay {named}.",
-            "Use another precision: fp16, or fp32.",
+            f"Use {'fp32' if recipe.module.PRECISION is Precision.FP16 else 'fp16'}.",
         )
 
 
@@ -205,8 +205,8 @@ def _mostly_float(recipe: Recipe, graph: Artifact, reason: str) -> GateFailedErr
     return GateFailedError(
         f"{recipe.path} cannot be made inside the budget: only {low.low_share:.1%} of all multiply-adds would be in "
         f"{graph.precision}, less than half ({reason}). In float32 would stay {', '.join(by_work[:NAMED])}{more}.",
-        "Spare more (--max-drop, --min-agreement), calibrate on images like its own (--calibrate DIR), or use fp16. "
-        "What each layer costs: segdeploy sensitivity",
+        "Spare more (--max-drop, --min-agreement), calibrate on images like its own (--calibrate DIR), or use "
+        f"{'fp32' if graph.precision is Precision.FP16 else 'fp16'}. What each layer costs: segdeploy sensitivity",
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch_networks as networks
 from foreign_graphs import noise
+from rtx_builder import build_plan
 from torch import Tensor, nn
 from torch_networks import built
 
@@ -20,6 +21,7 @@ import segdeploy
 from segdeploy import artifact, workspace
 from segdeploy.adopting.options import AdoptOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.making import ExportOptions
 from segdeploy.spec import Precision
 from segdeploy.torch_modules import exporting
 from segdeploy.torch_modules.outputs import Named
@@ -66,10 +68,15 @@ def with_images(**given: object) -> AdoptOptions:
     return dataclasses.replace(ASKED, data=data, **given)  # type: ignore[arg-type] # fields of the options
 
 
-@pytest.mark.parametrize("kind", [networks.SegFormerLike, networks.DeepLabV3Plus, networks.LiteRASPP])
+@pytest.mark.parametrize(
+    "kind, agreement", [(networks.SegFormerLike, 0.9), (networks.DeepLabV3Plus, 0.8), (networks.LiteRASPP, 0.8)]
+)
 @pytest.mark.usefixtures("_here")
-def test_a_module_in_python_is_adopted_proven_and_proven_again(kind: type[nn.Module]) -> None:
-    """With attention, depthwise convolutions, squeeze-and-excite; later proofs find it beside the graph."""
+def test_a_module_in_python_is_adopted_proven_and_quantized(kind: type[nn.Module], agreement: float) -> None:
+    """With attention, depthwise convolutions, squeeze-and-excite; later proofs find it beside the graph.
+
+    Attention's products stay in float32, and say so; TensorRT-RTX builds a plan of the signed form.
+    """
     module = built(kind)
     found = segdeploy.adopt(module, name="mine", options=with_images())
     proof, foreign = found.graph.certificate, found.graph.origin.foreign
@@ -80,6 +87,26 @@ def test_a_module_in_python_is_adopted_proven_and_proven_again(kind: type[nn.Mod
     assert (foreign.kind, foreign.path) == ("torch.export", "mine.original.pt2")
     assert module.training  # it is the user's: a copy was adopted
     assert segdeploy.parity("mine", engine="ort:fp32").proves
+    spared = ExportOptions(calibrate=Path("data"), min_agreement=agreement)
+    for graph in [
+        graph for low in ("fp16", "int8") for graph in segdeploy.export("mine", precision=low, options=spared)
+    ]:
+        assert graph.certificate is not None
+        assert graph.certificate.proves
+        assert graph.low_precision is not None
+        assert graph.low_precision.low_share >= 0.5
+        assert graph.form != "signed" or build_plan(graph.path)
+        products = [why for why in graph.low_precision.in_float.values() if why == "both of its matrices are computed"]
+        assert bool(products) == (kind is networks.SegFormerLike and graph.precision is Precision.INT8)
+
+
+@pytest.mark.usefixtures("_here")
+def test_where_too_much_would_stay_in_float32_nothing_is_written_and_the_layers_are_named() -> None:
+    """Random weights on noise do not keep to fp16's budget of 99.9 %."""
+    segdeploy.adopt(built(networks.LiteRASPP), name="mine", options=with_images())
+    with pytest.raises(GateFailedError, match=r"only .* of all multiply-adds would be in fp16.* would stay node_"):
+        segdeploy.export("mine", precision="fp16", options=ExportOptions(calibrate=Path("data")))
+    assert not Path("export/mine.fp16.onnx").exists()
 
 
 @pytest.mark.usefixtures("_here")
