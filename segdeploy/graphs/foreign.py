@@ -103,7 +103,10 @@ def require_bounded(path: Path, model: "onnx.ModelProto") -> None:
 
 def _require_safe(path: Path) -> None:
     if not path.is_file():
-        raise InvalidRequestError(f"there is no file {shown(path)}.", "Give the path of an ONNX file.")
+        raise InvalidRequestError(
+            f"there is no file {shown(path)}.",
+            "Give an ONNX file, a .pt2, a TorchScript archive, a folder, or code: package.module:build",
+        )
     if path.stat().st_size > MOST_BYTES:
         raise refused(
             path, "has 2 GB and more, which no protobuf holds", "Save its weights as external data beside it."

@@ -124,7 +124,7 @@ def _dress(model: "onnx.ModelProto", spec: Spec) -> None:
     graph = model.graph
     used = Counter[str]()
     for node in graph.node:
-        node.name = _name(node, used)
+        node.name = layer_name(node, used, WRAPPER)
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -135,11 +135,11 @@ def _dress(model: "onnx.ModelProto", spec: Spec) -> None:
     model.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
 
 
-def _name(node: "onnx.NodeProto", used: Counter[str]) -> str:
-    """`encoder.0.1.conv/Conv`, with a number where a module has several of one kind."""
+def layer_name(node: "onnx.NodeProto", used: Counter[str], wrapper: str) -> str:
+    """`encoder.0.1.conv/Conv`, with a number where a module has several of one kind; `wrapper` is what is around it."""
     scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
     modules = [scope for scope in scopes.strip("[]").replace("'", "").split(", ")[:-1] if scope]
-    module = modules[-1].removeprefix(WRAPPER) if modules else "deployed"
+    module = modules[-1].removeprefix(wrapper) if modules else "deployed"
     name = f"{module}/{node.op_type}"
     used[name] += 1
     return name if used[name] == 1 else f"{name}_{used[name]}"

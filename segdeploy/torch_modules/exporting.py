@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,7 @@ from torch.export import ExportedProgram
 
 from segdeploy import extras
 from segdeploy.errors import InvalidFileError
-from segdeploy.graphs.to_onnx import OPSET
+from segdeploy.graphs.to_onnx import OPSET, layer_name
 from segdeploy.torch_modules import rewriting
 from segdeploy.torch_modules.archives import first_line, quiet
 from segdeploy.torch_modules.outputs import Named
@@ -74,7 +75,11 @@ def _onnx(program: ExportedProgram, named: str) -> bytes:
     except Exception as error:  # of the exporter: unrelated kinds
         raise _cannot_export(program, error, named) from error
     assert found is not None  # noqa: S101 - dynamo=True always gives a program
-    return bytes(found.model_proto.SerializeToString())
+    model = found.model_proto
+    used = Counter[str]()
+    for node in model.graph.node:
+        node.name = layer_name(node, used, "module.")
+    return bytes(model.SerializeToString())
 
 
 def _output_names(program: ExportedProgram) -> Iterator[str]:

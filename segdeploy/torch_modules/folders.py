@@ -18,6 +18,7 @@ from segdeploy.paths import shown
 from segdeploy.torch_modules.archives import first_line
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"  # with an index beside several files of them, where they are large
 MOST_BYTES = 2**24  # of a configuration
 TRANSFORMERS, SMP = "transformers", "segmentation_models_pytorch"
 PACKAGES = {TRANSFORMERS: "transformers", SMP: "segmentation-models-pytorch"}
@@ -27,11 +28,12 @@ Config = Mapping[str, Any]
 def built(folder: Path) -> nn.Module:
     """The module of a folder. Raise InvalidFileError for what no library saved, MissingRuntimeError without it."""
     config = _config(folder)
-    _require_safetensors(folder)
     if "_model_class" in config:
+        _require_safetensors(folder, WEIGHTS)
         return _of_smp(folder)
     if "model_type" in config:
         _require_own_code(folder, config)
+        _require_safetensors(folder, WEIGHTS, f"{WEIGHTS}.index.json")
         return _of_transformers(folder)
     raise InvalidFileError(
         f"{shown(folder / CONFIG)} names neither a model of transformers nor of segmentation_models.pytorch.",
@@ -63,10 +65,10 @@ def _config(folder: Path) -> Config:
     return found
 
 
-def _require_safetensors(folder: Path) -> None:
-    """Pickled weights run code when they are read."""
-    if not any(folder.glob("*.safetensors")):
-        raise InvalidFileError(f"{shown(folder)} has no .safetensors.", "Save it again: model.save_pretrained(FOLDER)")
+def _require_safetensors(folder: Path, *names: str) -> None:
+    """One of these files. Without it a library would take pickled weights, which run code when they are read."""
+    if not any((folder / name).is_file() for name in names):
+        raise InvalidFileError(f"{shown(folder)} has no {names[0]}.", "Save it again: model.save_pretrained(FOLDER)")
 
 
 def _require_own_code(folder: Path, config: Config) -> None:

@@ -130,6 +130,8 @@ def test_the_reference_is_the_module_by_its_own_definition() -> None:
     with segdeploy.open("mine", engine="ort:fp32") as engine:
         drawn = engine.classify(images)
     assert (drawn != expected).mean() < 1e-4
+    layers = {node.name for node in onnx.load(graph.path).graph.node}
+    assert "head/Conv" in layers  # as the module calls it
     assert graph.spec.classes == tuple(f"class {index}" for index in range(networks.CLASSES))
 
 
