@@ -3,21 +3,24 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from segdeploy import engines, images, precision, with_torch, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Departure
 from segdeploy.data.dataset import Picture
 from segdeploy.progress import Progress
+from segdeploy.proof.reference import Reference
 from segdeploy.proof.stages import FP32_STAGE, StageRun
 from segdeploy.spec import Precision
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
     from segdeploy.precision import Tolerance
-    from segdeploy.proof.bisection import Run
+    from segdeploy.proof.bisection import Look, Run
     from segdeploy.proof.torch_reference import TorchReference
 
 
@@ -28,17 +31,19 @@ class Departures:
     graph: Artifact
     file: Artifact
     found: Certificate
-    reference: "TorchReference"
+    reference: Reference
 
     def departure(self, runs: "Sequence[StageRun]", pictures: Sequence[Picture], progress: Progress) -> Departure:
         bisection = with_torch.bisection()
         name = self.found.first_failing_stage or self.found.proven_to
         stage = next(each for run in runs for each in run.each_batch if each.name == name)
         picture = self._worst(pictures, stage.name)
+        if self.graph.origin.foreign is not None and name == FP32_STAGE:
+            return _not_the_original(picture)
         image = images.prepared(images.read(picture.image), self.graph.spec)
         with progress(f"Looking into {self.file.path.stem}", 1) as done:
             rounding, model, run = self._looked_into(stage)
-            look = bisection.look(self.reference.network, self.graph.spec, model, image, run=run)
+            look = self._look(model, image, run)
             done()
         drawn = None if stage.engine is None else stage.engine.classify(image[None])[0]
         expected, _ = self.reference.class_map(image)
@@ -51,6 +56,20 @@ class Departures:
             about = "A plan cannot be looked into without building another: this is of the graph it was built from."
             departure = dataclasses.replace(departure, text=f"{departure.text} {about}")
         return departure
+
+    def _look(self, model: "onnx.ModelProto", image: "NDArray[np.uint8]", run: "Run") -> "Look":
+        """Beside our network in PyTorch or, of a graph that was adopted, beside the float32 graph it was made of."""
+        import onnx
+
+        bisection = with_torch.bisection()
+        look: Look
+        if self.graph.origin.foreign is not None:
+            exact = onnx.load(workspace.fp32_graph_of(self.graph).path)
+            look = bisection.look_beside(exact, model, image, run=run)
+        else:
+            walked = cast("TorchReference", self.reference)
+            look = bisection.look(walked.network, self.graph.spec, model, image, run=run)
+        return look
 
     def _worst(self, pictures: Sequence[Picture], stage: str) -> Picture:
         worst = next(each.worst_images for each in self.found.stages if each.name == stage)
@@ -76,3 +95,17 @@ class Departures:
             return rounding, model, functools.partial(tensors, device=stage.engine.device)
         model, optimised = search.arithmetic(graph, model, as_written=True)
         return rounding, model, functools.partial(ort.tensors, device="cpu", optimised=optimised)
+
+
+def _not_the_original(picture: Picture) -> Departure:
+    return Departure(
+        stage=FP32_STAGE,
+        kind="none found",
+        layer=None,
+        between=None,
+        error=None,
+        tolerance=0.0,
+        image=picture.image.name,
+        layers_compared=0,
+        text="The float32 graph itself does not draw what was adopted draws: adopt it again.",
+    )

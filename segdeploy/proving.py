@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from segdeploy import (
     artifact,
@@ -116,18 +116,17 @@ def judge(
         found = dataclasses.replace(found, inconclusive_allowed=options.allow_inconclusive)
         if options.bisect:
             asked = as_asked(found, options)
-            walked = cast("TorchReference", reference)
-            departure = departures.Departures(graph, file, asked, walked).departure(runs, pictures, progress)
+            departure = departures.Departures(graph, file, asked, reference).departure(runs, pictures, progress)
             found = dataclasses.replace(found, departure=departure)
     return found
 
 
 def _require_walkable(graph: Artifact) -> None:
-    """Departures are looked for beside the network in PyTorch, layer by layer."""
-    if graph.origin.foreign is not None:
+    """Departures are looked for beside our network in PyTorch, or beside the float32 graph of one that was adopted."""
+    if graph.origin.foreign is not None and graph.precision is Precision.FP32:
         raise InvalidRequestError(
-            f"{graph.spec.name} was adopted: --bisect walks beside a network of ours, and there is none.",
-            f"See what each layer costs: segdeploy sensitivity --model {graph.spec.name}",
+            f"{graph.spec.name} was adopted: --bisect walks beside its float32 graph, and this is that graph.",
+            "Give a graph of low precision: --engine ort:int8",
         )
 
 

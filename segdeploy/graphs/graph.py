@@ -240,6 +240,11 @@ def layer_types(graph: Graph) -> dict[str, Precision]:
     return found
 
 
+def weighted_layers(graph: Graph) -> "list[onnx.NodeProto]":
+    """The layers that multiply by constants."""
+    return [node for node in graph.layers() if _stored(graph, node.input[WEIGHT]) is not None]
+
+
 def _stored(graph: Graph, weight: str) -> "onnx.TensorProto | None":
     """The constant behind a weight, past the DequantizeLinear or Cast that reads it; None where it is computed."""
     while weight in graph.producer and graph.producer[weight].op_type in {"DequantizeLinear", "Cast"}:

@@ -9,6 +9,7 @@ moves the same value in both, and the first that is wrong is the one at fault.
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from segdeploy import blocks, models
 from segdeploy.certificate import Departure
-from segdeploy.graphs.graph import CONVOLUTIONS, Graph
+from segdeploy.graphs.cut import Cut
+from segdeploy.graphs.graph import CONVOLUTIONS, DECISION, Graph, weighted_layers
 from segdeploy.precision import Tolerance
 from segdeploy.spec import Spec
 
@@ -62,6 +64,7 @@ class Look:
 
     steps: Sequence[Step]
     class_map: ClassMap
+    beside: str = "PyTorch"
 
     @property
     def layers(self) -> int:
@@ -104,14 +107,14 @@ class _Tap:
 
 
 class _Copy:
-    """A copy of a graph with the tensors around its convolutions, and its logits, as further outputs."""
+    """A copy of a graph with the tensors around its layers, and its logits, as further outputs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = Graph(model)
-        self.convolutions = {node.name: node for node in self.graph.convolutions()}
-        self.read = {name: self._read(node.input[0]) for name, node in self.convolutions.items()}
-        self.given = {name: self._given(node) for name, node in self.convolutions.items()}
-        decided = [node for node in self.graph.nodes if node.op_type == "ArgMax"]
+        self.layers = {node.name: node for node in weighted_layers(self.graph)}
+        self.read = {name: self._read(node.input[0]) for name, node in self.layers.items()}
+        self.given = {name: self._given(node) for name, node in self.layers.items()}
+        decided = [node for node in self.graph.nodes if node.op_type == "ArgMax" or node.name == DECISION]
         self.output = self.graph.model.graph.output[0].name
         self.logits = _Tap(decided[-1].input[0] if decided else self.output)
         self._give_away(tap.tensor for tap in (*self.read.values(), *self.given.values(), self.logits))
@@ -177,7 +180,7 @@ class _Walk:
 
     def into(self, name: str, expected: Tensor) -> Tensor:
         """Compare what a layer reads, and let PyTorch's read the copy's."""
-        tap, node = self.copy.read[name], self.copy.convolutions[name]
+        tap, node = self.copy.read[name], self.copy.layers[name]
         found = tap.value(self.seen)
         error = _error(found, tap.judged(expected), expected)
         nodes = self.copy.nodes_before(node.input[0])
@@ -188,10 +191,20 @@ class _Walk:
     def out_of(self, name: str, expected: Tensor) -> Tensor:
         """Compare what a layer gives, and let PyTorch go on with the copy's."""
         tap = self.copy.given[name]
-        found = tap.value(self.seen)
-        if found.shape[1] == 4 * expected.shape[1]:  # a transposed convolution, spelled as a 1x1 and DepthToSpace
-            found = blocks.depth_to_space(found)
+        found = self._found(tap, expected)
         self.steps.append(Step("layer", name, _error(found, tap.judged(expected), expected), [name], tap.rounded))
+        return self.continued(name, expected)
+
+    def _found(self, tap: _Tap, expected: Tensor) -> Tensor:
+        found = tap.value(self.seen)
+        if found.ndim > 1 and found.shape[1] == 4 * expected.shape[1]:
+            found = blocks.depth_to_space(found)  # a transposed convolution, spelled as a 1x1 and DepthToSpace
+        return found
+
+    def continued(self, name: str, expected: Tensor) -> Tensor:
+        """What goes on behind a layer: the copy's values."""
+        tap = self.copy.given[name]
+        found = self._found(tap, expected)
         if found.shape != expected.shape:
             return expected
         # What the copy has rectified already keeps PyTorch's negative values: its own ReLU comes next, or is missed.
@@ -221,13 +234,43 @@ def look(network: blocks.Network, spec: Spec, model: onnx.ModelProto, image: Ima
     walk = _Walk(walked, run(walked.graph.model.SerializeToString(), image[None]))
     exact = copy.deepcopy(network).double().eval()
     blocks.fold_normalisation(exact)
-    for name, module in _convolutions(exact, walked.convolutions):
+    for name, module in _convolutions(exact, walked.layers):
         module.register_forward_pre_hook(lambda _, inputs, name=name: (walk.into(name, inputs[0]),))
         module.register_forward_hook(lambda _, __, output, name=name: walk.out_of(name, output))
     deployed = models.deployed(exact, dataclasses.replace(spec, output="logits")).double().eval()
     with torch.inference_mode():
         class_map = walk.end(deployed(torch.tensor(image[None])))
     return Look(walk.steps, class_map)
+
+
+def look_beside(exact: onnx.ModelProto, model: onnx.ModelProto, image: Images, *, run: Run) -> Look:
+    """Judge every layer of a graph of low precision on one image, beside the float32 graph that it was made of.
+
+    For a graph that was adopted: no network of ours is there to walk. `run` is as `look` has it.
+    """
+    walked = _Copy(model)
+    walk = _Walk(walked, run(walked.graph.model.SerializeToString(), image[None]))
+    cut = Cut(exact, walked.layers, walked.graph.model.graph.output[0].name)
+    reads = {name: tap.value(walk.seen) for name, tap in walked.read.items()}
+    made = {name: torch.from_numpy(value) for name, value in cut.made_of(_arrays(reads)).items()}
+    judged = {name: made[name].clamp(max=cut.largest(name)) if walked.given[name].grid else made[name] for name in made}
+    given = {name: walk.continued(name, judged[name]) for name in judged}
+    between = cut.between(image, _arrays(given))
+    for name, expected in judged.items():
+        walk.into(name, torch.from_numpy(between.read[name]))
+        walk.out_of(name, expected)
+    class_map = walk.seen[walked.output][0]
+    logits = walked.logits.value(walk.seen)
+    nodes = walked.nodes_before(walked.logits.tensor)
+    expected = torch.from_numpy(between.logits)
+    walk.steps.append(Step("logits", None, _error(logits, expected, expected), _names(nodes), walked.rounds(nodes)))
+    wrong = float(np.mean(cut.decided(logits.numpy()) != class_map))
+    walk.steps.append(Step("class map", None, wrong, _names(walked.nodes_before(walked.output)[len(nodes) :])))
+    return Look(walk.steps, class_map, beside="the float32 graph")
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: tensor.numpy().astype(np.float32) for name, tensor in tensors.items()}
 
 
 def departure(found: Look, *, stage: str, rounding: Tolerance, image: str, otherwise: str) -> Departure:
@@ -248,7 +291,7 @@ def departure(found: Look, *, stage: str, rounding: Tolerance, image: str, other
 
 def none_found(found: Look, drawn: ClassMap | None, expected: ClassMap, *, passed: bool) -> str:
     """What there is to say where every step agrees: of the copy, and of what the stage itself has drawn."""
-    text = f"All {found.layers} layers, each given what the copy gave it, give what PyTorch gives."
+    text = f"All {found.layers} layers, each given what the copy gave it, give what {found.beside} gives."
     if passed or drawn is None:
         return text
     by_copy, by_stage = (int(np.count_nonzero(each != expected)) for each in (found.class_map, drawn))
@@ -283,7 +326,9 @@ def _shortened(nodes: Sequence[str]) -> str:
 
 
 def _module(node: str) -> str:
-    return node.rpartition("/")[0]
+    """The module that a node of ours stands for; a node of somebody else by its own name."""
+    module, _, kind = node.rpartition("/")
+    return module if module and re.fullmatch(r"(Conv|ConvTranspose)(_\d+)?", kind) else node
 
 
 def _convolutions(network: nn.Module, named: Collection[str]) -> Iterator[tuple[str, nn.Module]]:

@@ -1,6 +1,7 @@
 """Low precision of operators that our own networks do not have: right in every runtime, or left in float32."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from rtx_builder import build_plan
 
-from segdeploy.graphs.graph import Graph, layer_types, layer_work
+from segdeploy.engines import ort
+from segdeploy.graphs.graph import Graph, layer_types, layer_work, weighted_layers
 from segdeploy.precision import fp8, fp16, int8
+from segdeploy.proof import bisection
 from segdeploy.quantization import calibration
 from segdeploy.spec import Precision
 
@@ -318,3 +321,38 @@ def test_an_operator_keeps_its_masks_in_low_precision(name: str, kind: str) -> N
         assert (in_openvino(converted, images) == own).mean() >= SATURATED
     if kind != "unsigned":
         build_plan(converted)
+
+
+def looked_into(model: onnx.ModelProto, converted: onnx.ModelProto) -> bisection.Look:
+    run = functools.partial(ort.tensors, device="cpu", optimised=False)
+    return bisection.look_beside(model, converted, noise(1, 7)[0], run=run)
+
+
+@pytest.mark.parametrize("kind", ["signed", "unsigned"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_layer_that_departs_is_named_beside_the_float32_graph(name: str, kind: str) -> None:
+    """Every layer of a right graph is right; of one whose weights are negated, that layer is the first that is not."""
+    model = network(BLOCKS[name])
+    converted = low(model, kind)
+    assert looked_into(model, converted).first(int8.TOLERANCE) is None
+    graph = Graph(converted)
+    planted = weighted_layers(graph)[-2].name
+    weight = next(node.input[1] for node in graph.nodes if node.name == planted)
+    stored = graph.producer[weight].input[0] if weight in graph.producer else weight
+    graph.set_value(stored, -graph.value(stored))
+    step = looked_into(model, graph.model).first(int8.TOLERANCE)
+    assert step is not None
+    assert (step.kind, step.layer) == ("layer", planted)
+
+
+def test_a_class_map_that_is_not_the_largest_score_is_found() -> None:
+    model = network(BLOCKS["linear"])
+    graph = Graph(low(model, "signed"))
+    graph.set_value("one more", np.array(1))
+    floats = graph.producer["floats"]
+    at = list(graph.nodes).index(floats)
+    graph.nodes.insert(at, onnx.helper.make_node("Add", ["best", "one more"], ["shifted"], name="planted"))
+    graph.nodes[at + 1].input[0] = "shifted"
+    step = looked_into(model, graph.model).first(int8.TOLERANCE)
+    assert step is not None
+    assert step.kind == "class map"
