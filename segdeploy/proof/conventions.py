@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,15 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Convention:
-    """A customary preprocessing by its name; `letterboxed`: the image keeps its ratio, grey around it."""
+    """A customary preprocessing by its name; `letterboxed`: the image keeps its ratio, grey around it.
+
+    `of_images`: its mean and deviation are those of the images that it is tried on.
+    """
 
     name: str
     preprocessing: Preprocessing
     letterboxed: bool = False
+    of_images: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Table:
 
 
 def customary(channels: int) -> list[Convention]:
-    """Those that are tried, for networks of three channels or of one."""
+    """Those of fixed numbers, for networks of three channels or of one."""
     found = [Convention(name, how) for name, how in PRESETS.items()]
     found.append(Convention("min-max", dataclasses.replace(PRESETS["0..1"], stretched=True)))
     if channels == 1:
@@ -87,6 +92,27 @@ def customary(channels: int) -> list[Convention]:
         ]
     caffe = Preprocessing(scale=1.0, mean=CAFFE[::-1], deviation=(1.0,) * 3)
     return [both for each in (*found, Convention("caffe", caffe)) for both in (each, _in_bgr(each))]
+
+
+def standardised(channels: int, pictures: Sequence[Picture]) -> list[Convention]:
+    """By the mean and the deviation of images, and the same divided by 255 once more, as ESPNet's trainer has it."""
+    order: Literal["rgb", "grey"] = "grey" if channels == 1 else "rgb"
+    shown = [reading.channels_of(images.read(picture.image), order) for picture in pictures]
+    mean, deviation = (
+        np.mean([getattr(pixels, measure)(axis=(0, 1)) for pixels in shown], axis=0) for measure in ("mean", "std")
+    )
+    found = [
+        Convention(name, _of_pixels(mean, deviation * divisor, order), of_images=True)
+        for name, divisor in (("own mean", 1), ("own mean, /255", LARGEST))
+    ]
+    return found if channels == 1 else [both for each in found for both in (each, _in_bgr(each))]
+
+
+def _of_pixels(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64], channels: Literal["rgb", "grey"]
+) -> Preprocessing:
+    means, deviations = (tuple(map(float, values)) for values in (mean, deviation.clip(1)))
+    return Preprocessing(scale=1.0, mean=means, deviation=deviations, channels=channels)
 
 
 def _grey(convention: Convention) -> Convention:
@@ -100,7 +126,7 @@ def _in_bgr(convention: Convention) -> Convention:
     """The same for a network that takes its channels in the other order, each with the numbers of its colour."""
     how = convention.preprocessing
     turned = dataclasses.replace(how, mean=how.mean[::-1], deviation=how.deviation[::-1], channels="bgr")
-    return Convention(f"{convention.name} bgr", turned)
+    return dataclasses.replace(convention, name=f"{convention.name} bgr", preprocessing=turned)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,18 +161,30 @@ class Subject:
 def tried(subject: Subject, pictures: Sequence[Picture], *, done: Callable[[], None]) -> Table:
     """Score every customary preprocessing on labelled pictures; `done` is called after each of them."""
     channels = len(subject.reading.preprocessing.mean)
-    counts: dict[Convention, list[metrics.Confusion]] = {each: [] for each in customary(channels)}
+    every = [*customary(channels), *standardised(channels, pictures)]
+    counts: dict[Convention, list[metrics.Confusion]] = {each: [] for each in every}
     for picture in pictures:
         for found, measured in zip(counts.values(), subject.counts(counts, picture), strict=True):
             found.append(measured)
         done()
-    best = max(counts, key=lambda each: _miou(np.stack(counts[each])))
+    best = _best({convention: np.stack(found) for convention, found in counts.items()})
+    if not best.of_images:
+        counts = {convention: found for convention, found in counts.items() if not convention.of_images}
     boxed = dataclasses.replace(best, name=f"{best.name} letterboxed", letterboxed=True)
     counts[boxed] = [measured for picture in pictures for measured in subject.counts([boxed], picture)]
     stacked = {convention: np.stack(found) for convention, found in counts.items()}
     scores = [_score(convention, found, stacked[best]) for convention, found in stacked.items()]
     ordered = sorted(scores, key=lambda score: (-score.miou, score.convention != best))
     return Table(tuple(ordered), len(pictures))
+
+
+def _best(counts: Mapping[Convention, NDArray[np.int64]]) -> Convention:
+    """The best of fixed numbers; the images' own mean only where it is clearly ahead of that."""
+    fixed, own = (
+        max((each for each in counts if each.of_images == of_images), key=lambda each: _miou(counts[each]))
+        for of_images in (False, True)
+    )
+    return own if _is_behind(counts[fixed], counts[own]) else fixed
 
 
 def _score(convention: Convention, counts: NDArray[np.int64], best: NDArray[np.int64]) -> Score:
@@ -191,3 +229,5 @@ def remarks(table: Table) -> Iterator[str]:
         yield f"letterboxed images suit it better ({scores}); here they are stretched"
     if plain.reversed_miou > plain.miou + NOTABLE:
         yield f"its classes seem to be in reverse order (mIoU {plain.reversed_miou:.3f} against {plain.miou:.3f})"
+    if plain.convention.of_images:
+        yield f"mean and deviation are those of {table.images} images here: those of its training are better, if known"
