@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import segdeploy
-from segdeploy import models, workspace
+from segdeploy import workspace
 from segdeploy.adopting.options import AdoptOptions, UndecidedError
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
@@ -119,14 +119,8 @@ def preprocessing_of(found: segdeploy.Adopted) -> Preprocessing:
 
 
 CONVENTIONS = ("0..1", "-1..1", "imagenet", "imagenet bgr", "0..255", "0..255 bgr", "caffe bgr", "min-max")
-ELSEWHERE = {"0..255": "deeplabv3", "0..255 bgr": "segnet", "imagenet": "pspnet"}  # the fast ones that are not U-Net
-PLANTED = [
-    pytest.param(network, name, marks=() if ELSEWHERE.get(name, "unet") == network else pytest.mark.slow)
-    for network in models.names()
-    for name in CONVENTIONS
-    if (network, name) not in {("segnet", "0..1"), ("pspnet", "0..1")}  # not told from min-max: said, see below
-    and (network != "deeplabv3" or name in {"0..255", "0..255 bgr", "caffe bgr"})  # unsure at this size: said, too
-]
+ELSEWHERE = {"0..255": "deeplabv3", "0..255 bgr": "segnet", "imagenet": "pspnet"}  # besides U-Net, which has all
+PLANTED = [("unet", name) for name in CONVENTIONS] + [(network, name) for name, network in ELSEWHERE.items()]
 
 
 @pytest.mark.parametrize("network, name", PLANTED)

@@ -128,3 +128,25 @@ def test_no_exported_graph_computes_a_constant(name: str) -> None:
     kinds = {tensor.data_type for tensor in graph.constants.values()}
     assert kinds <= {TensorProto.FLOAT, TensorProto.INT64}
     assert set(graph.constants) <= set(graph.readers)
+
+
+def test_a_size_that_is_not_inferred_is_seen_in_a_run() -> None:
+    """The size goes through floats, where shape inference does not follow it."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        tiny (uint8[N, 2, 8, 6] images) => (float[N, 4, M, K] y) {
+            x = Cast<to = 1>(images)
+            m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)
+            s = Shape(x)
+            f = Cast<to = 1>(s)
+            g = Sqrt(f)
+            h = Mul(g, g)
+            r = Round(h)
+            i = Cast<to = 7>(r)
+            z = Resize<mode = "nearest">(m, , , i)
+            y = Conv<kernel_shape = [1, 1]>(z, w)
+        }
+    """)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 2, 1, 1), np.float32), "w"))
+    model.graph.node[-1].name = "y"
+    assert layer_work(Graph(model)) == {"y": 4 * 2 * 8 * 6}
