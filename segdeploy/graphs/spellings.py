@@ -15,7 +15,7 @@ from segdeploy.graphs.graph import Graph, attribute
 from segdeploy.graphs.original import session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
@@ -110,10 +110,14 @@ def _free_resizing(graph: Graph) -> None:
         if node.op_type == "Resize" and len(node.input) > IMAGE_RANK - 1 and node.input[3] in graph.constants:
             own, wanted = sides.get(node.input[0], []), graph.value(node.input[3])
             if len(own) == len(wanted) == IMAGE_RANK and None not in own and not attribute(node, "axes"):
-                scales = np.array([_scale(int(a or 1), int(b)) for a, b in zip(own, wanted, strict=True)], np.float32)
-                name = f"{node.output[0]}.scales"
-                graph.set_value(name, scales)
-                node.input[:] = [*node.input[:2], name]
+                enlarge_by_scales(graph, node, [side or 1 for side in own], [int(side) for side in wanted])
+
+
+def enlarge_by_scales(graph: Graph, node: "onnx.NodeProto", own: "Sequence[int]", wanted: "Sequence[int]") -> None:
+    """Let a Resize have scales in place of sizes."""
+    name = f"{node.output[0]}.scales"
+    graph.set_value(name, np.array([_scale(*sides) for sides in zip(own, wanted, strict=True)], np.float32))
+    node.input[:] = [*node.input[:2], name]
 
 
 def _scale(inputs: int, outputs: int) -> np.float32:

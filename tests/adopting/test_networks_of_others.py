@@ -14,6 +14,7 @@ from PIL import Image
 import segdeploy
 from segdeploy.adopting.options import AdoptOptions
 from segdeploy.errors import InvalidRequestError
+from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.origin import GraphReading
 
 HALF = (SIZE[0] // 2, SIZE[1] // 2)
@@ -89,3 +90,31 @@ def test_several_sigmoids_with_one_class_more_have_a_background() -> None:
 def test_several_sigmoids_with_as_many_classes_take_the_largest() -> None:
     found = segdeploy.adopt(independent(), name="mine", options=dataclasses.replace(PLAIN, classes=3))
     assert (reading_of(found).kind, len(found.graph.spec.classes)) == ("scores", 3)
+
+
+def sized() -> Path:
+    """Enlarged to twice its own size, as PyTorch's old exporter writes it, before the last layer."""
+    constants = {
+        "head": np.random.default_rng(1).normal(0, 1, (3, 3, 1, 1)).astype(np.float32),
+        **{name: np.array(value) for name, value in {"0": [0], "2": [2], "4": [4]}.items()},
+    }
+    nodes = [
+        helper.make_node("Shape", ["c"], ["own"]),
+        helper.make_node("Slice", ["own", "0", "2", "0"], ["count"]),
+        helper.make_node("Slice", ["own", "2", "4", "0"], ["sides"]),
+        helper.make_node("Mul", ["sides", "2"], ["twice"]),
+        helper.make_node("Concat", ["count", "twice"], ["wanted"], axis=0),
+        helper.make_node("Resize", ["c", "", "", "wanted"], ["large"], mode="linear"),
+        helper.make_node("Conv", ["large", "head"], ["y"]),
+    ]
+    return saved(nodes, constants, opset=13)
+
+
+def test_sizes_that_a_graph_computes_are_written_out() -> None:
+    """All but the number of images is known: low precision asks for the size of what each layer computes."""
+    found = segdeploy.adopt(sized(), name="mine", options=dataclasses.replace(PLAIN, data=noise(Path("data"))))
+    kinds = {node.op_type for node in onnx.load(found.graph.path).graph.node}
+    assert not {"Shape", "Slice", "Concat"} & kinds
+    assert found.graph.certificate is not None
+    assert found.graph.certificate.proves
+    assert all(work > 0 for work in layer_work(Graph(onnx.load(found.graph.path))).values())
