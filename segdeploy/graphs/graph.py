@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidFileError
@@ -185,10 +184,7 @@ def layer_work(graph: Graph) -> dict[str, int]:
 
 
 def sides_of_one_image(graph: Graph) -> dict[str, list[int]]:
-    """The shape of each tensor for a batch of one; where it is not inferred of what layers touch, it is seen in a run.
-
-    0 where a side is not known.
-    """
+    """The shape of each tensor for a batch of one; 0 where a side does not follow from the graph."""
     import onnx
 
     alone = onnx.ModelProto()
@@ -203,25 +199,7 @@ def sides_of_one_image(graph: Graph) -> dict[str, list[int]]:
     found = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         found[value.name] = [side.dim_value for side in value.type.tensor_type.shape.dim]
-    around = {name for node in graph.layers() for name in (*node.input[:2], node.output[0])}
-    unknown = sorted(name for name in around if 0 in found.get(name, [0]))
-    return found | (_sides_in_a_run(graph, unknown) if unknown else {})
-
-
-def _sides_in_a_run(graph: Graph, tensors: list[str]) -> dict[str, list[int]]:
-    """The shapes of tensors when the graph runs on one black image."""
-    import onnx
-
-    from segdeploy.graphs.original import session
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph.model)
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    taken = graph.model.graph.input[0]
-    sides = [side.dim_value or 1 for side in taken.type.tensor_type.shape.dim]
-    kind = onnx.helper.tensor_dtype_to_np_dtype(taken.type.tensor_type.elem_type)
-    seen = session(copy, optimised=False).run(tensors, {taken.name: np.zeros(sides, kind)})
-    return {name: list(value.shape) for name, value in zip(tensors, seen, strict=True)}
+    return found
 
 
 def _multiply_adds(graph: Graph, node: "onnx.NodeProto", sides: dict[str, list[int]]) -> int:
