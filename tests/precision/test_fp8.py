@@ -102,8 +102,9 @@ def test_what_tensorrt_has_no_fast_kernel_for_stays_in_float32_and_says_why(smal
 
 def test_a_large_kernel_and_a_group_stay_in_float32() -> None:
     weights = {"taps": (32, 32, 7, 7), "groups": (32, 1, 3, 3), "plain": (32, 32, 4, 8)}
-    nodes = [
-        helper.make_node("Conv", ["x", f"{name}/w"], [name], name=f"{name}/Conv", group=32 if name == "groups" else 1)
+    nodes = [helper.make_node("Relu", ["x"], ["r"], name="r")]
+    nodes += [
+        helper.make_node("Conv", ["r", f"{name}/w"], [name], name=f"{name}/Conv", group=32 if name == "groups" else 1)
         for name in weights
     ]
     constants = [numpy_helper.from_array(np.ones(shape, np.float32), f"{name}/w") for name, shape in weights.items()]
