@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.graphs.graph import DECISION, Graph
+from segdeploy.graphs.graph import Graph, largest_rectified, logits_of, rectifies
 from segdeploy.graphs.original import session
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 Array = NDArray[np.float32]
-LEAST, MOST = 1, 2  # inputs of Clip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,15 +34,14 @@ class Cut:
         self._graph = Graph(model)
         self._layers = {node.name: node for node in self._graph.nodes if node.name in layers}
         self._output = output
-        decisions = [node for node in self._graph.nodes if node.op_type == "ArgMax" or node.name == DECISION]
-        self._logits = decisions[-1].input[0] if decisions else output
+        self._logits = logits_of(model) or output
 
     def largest(self, layer: str) -> float:
         """What a ReLU6 that alone reads a layer takes for the largest value; infinite where there is none."""
         readers = self._graph.readers.get(self._layers[layer].output[0], [])
-        if len(readers) != 1 or readers[0].op_type != "Clip" or len(readers[0].input) <= MOST:
+        if len(readers) != 1 or not rectifies(self._graph, readers[0]):
             return math.inf
-        return float(self._graph.value(readers[0].input[MOST]))
+        return largest_rectified(self._graph, readers[0])
 
     def made_of(self, reads: Mapping[str, Array]) -> dict[str, Array]:
         """What each layer makes of what it is given."""

@@ -18,6 +18,7 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("MatMul", "Gemm")
 POSITIVE = ("HardSigmoid", "Relu", "Sigmoid", "Softmax")  # they give no negative value
 WEIGHT = 1  # input of a convolution or a matrix product
+LIMITS = 2  # of Clip: the least value and the largest
 DECISION = "deployed/Decision"  # the node that decides the classes in an adopted graph
 # They move values and compute none: where the input is quantized, so is the output, with the same scale.
 CARRIERS = ("Concat", "DepthToSpace", "Expand", "MaxPool", "Pad", "Slice", "SpaceToDepth", "Split", "Where")
@@ -238,6 +239,27 @@ def layer_types(graph: Graph) -> dict[str, Precision]:
         kind = stored.data_type if stored is not None else graph.type_of(node.input[0])
         found[node.name] = WEIGHT_TYPES.get(names[kind], Precision.FP32)
     return found
+
+
+def logits_of(model: "onnx.ModelProto") -> str | None:
+    """The tensor that the class map is decided by; None in a graph that gives logits, or an adopted class map."""
+    decided = [node for node in model.graph.node if node.op_type == "ArgMax" or node.name == DECISION]
+    return decided[-1].input[0] if decided else None
+
+
+def rectifies(graph: Graph, node: "onnx.NodeProto") -> bool:
+    """Whether a node is a ReLU, or clips at 0 and at a constant above, as ReLU6 does."""
+    if node.op_type != "Clip":
+        return bool(node.op_type == "Relu")
+    limits = [name for name in node.input[1:] if name]
+    return (
+        len(limits) == LIMITS and all(name in graph.constants for name in limits) and not graph.value(limits[0]).any()
+    )
+
+
+def largest_rectified(graph: Graph, node: "onnx.NodeProto") -> float:
+    """The largest value that a rectifier gives."""
+    return float(graph.value(node.input[-1])) if node.op_type == "Clip" else math.inf
 
 
 def weighted_layers(graph: Graph) -> "list[onnx.NodeProto]":

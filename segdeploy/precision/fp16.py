@@ -41,8 +41,9 @@ def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:
     graph = Graph(model)
     work = layer_work(graph)
     beyond = beyond_range(model, ranges)
-    in_float = {node.name: "sums up what halves cannot" for node in _convertible(graph) if node.op_type in WIDE}
-    in_float |= {node.name: "adds what a half takes for 0" for node in _convertible(graph) if _vanishes(graph, node)}
+    convertible = _convertible(graph)
+    in_float = {node.name: "sums up what halves cannot" for node in convertible if node.op_type in WIDE}
+    in_float |= {node.name: "adds what a half takes for 0" for node in convertible if _vanishes(graph, node)}
     in_float |= {name: f"reaches {largest:.4g}, above {LARGEST:g}" for name, largest in beyond.items()}
     return Layers(work={name: work.get(name, 0) for name in (*nodes(model), *beyond)}, in_float=in_float)
 

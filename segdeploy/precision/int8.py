@@ -13,7 +13,6 @@ Integers have no NaN: QuantizeLinear makes it the smallest value of its grid in 
 """
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidRequestError
-from segdeploy.graphs.graph import CARRIERS, CONVOLUTIONS, WEIGHT, Graph, attribute, layer_work
+from segdeploy.graphs.graph import (
+    CARRIERS,
+    CONVOLUTIONS,
+    WEIGHT,
+    Graph,
+    attribute,
+    largest_rectified,
+    layer_work,
+    rectifies,
+)
 from segdeploy.low_precision import Budget
 from segdeploy.precision._base import Layers, Range, Tolerance
 from segdeploy.precision._integer_layers import eligible, reason
@@ -44,7 +52,6 @@ LOPSIDED = 0.25  # of the largest value: what reaches no lower than that has no 
 LARGEST_BIAS = 2**30  # in steps of its scale: half of what int32 holds
 BIAS = 2  # input of a convolution
 PADDING = 2  # input of Pad: the value
-LIMITS = 2  # of Clip: the least value and the largest
 
 
 def layers(model: "onnx.ModelProto", ranges: Mapping[str, Range]) -> Layers:  # noqa: ARG001 - no range is too wide
@@ -189,22 +196,7 @@ def _want(graph: Graph, name: str, placement: _Placement, seen: set[str]) -> Non
 def _after_relu(graph: Graph, name: str) -> str:
     """What stands behind the ReLU or ReLU6 that alone reads a tensor: runtimes fuse it into the convolution."""
     readers = graph.readers.get(name, [])
-    return readers[0].output[0] if len(readers) == 1 and _rectifies(graph, readers[0]) else name
-
-
-def _rectifies(graph: Graph, node: "onnx.NodeProto") -> bool:
-    """Whether a node is a ReLU, or clips at 0 and at a constant above, as ReLU6 does."""
-    if node.op_type != "Clip":
-        return bool(node.op_type == "Relu")
-    limits = [name for name in node.input[1:] if name]
-    return (
-        len(limits) == LIMITS and all(name in graph.constants for name in limits) and not graph.value(limits[0]).any()
-    )
-
-
-def _most(graph: Graph, node: "onnx.NodeProto") -> float:
-    """The largest value that a rectifier gives."""
-    return float(graph.value(node.input[-1])) if node.op_type == "Clip" else math.inf
+    return readers[0].output[0] if len(readers) == 1 and rectifies(graph, readers[0]) else name
 
 
 class _Writer:
@@ -267,10 +259,10 @@ class _Writer:
         ONNX Runtime sees that behind convolutions alone.
         """
         output = node.output[0]
-        if not _rectifies(self.graph, node) or output not in self.placement.rounded:
+        if not rectifies(self.graph, node) or output not in self.placement.rounded:
             return False
         grid = self.placement.grid(output)
-        return grid.clips_at_zero() and STEPS * float(grid.scale) <= _most(self.graph, node) * (1 + 1e-6)
+        return grid.clips_at_zero() and STEPS * float(grid.scale) <= largest_rectified(self.graph, node) * (1 + 1e-6)
 
     def _compute(self, node: "onnx.NodeProto") -> None:
         """Let a node read dequantised values; where it is chosen, with int8 weights."""

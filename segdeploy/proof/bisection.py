@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from segdeploy import blocks, models
 from segdeploy.certificate import Departure
 from segdeploy.graphs.cut import Cut
-from segdeploy.graphs.graph import CONVOLUTIONS, DECISION, Graph, weighted_layers
+from segdeploy.graphs.graph import CONVOLUTIONS, Graph, logits_of, weighted_layers
 from segdeploy.precision import Tolerance
 from segdeploy.spec import Spec
 
@@ -114,9 +114,8 @@ class _Copy:
         self.layers = {node.name: node for node in weighted_layers(self.graph)}
         self.read = {name: self._read(node.input[0]) for name, node in self.layers.items()}
         self.given = {name: self._given(node) for name, node in self.layers.items()}
-        decided = [node for node in self.graph.nodes if node.op_type == "ArgMax" or node.name == DECISION]
         self.output = self.graph.model.graph.output[0].name
-        self.logits = _Tap(decided[-1].input[0] if decided else self.output)
+        self.logits = _Tap(logits_of(model) or self.output)
         self._give_away(tap.tensor for tap in (*self.read.values(), *self.given.values(), self.logits))
 
     def _read(self, name: str) -> _Tap:

@@ -5,13 +5,13 @@ import onnx
 from numpy.typing import NDArray
 
 from segdeploy.engines import ort
-from segdeploy.graphs.graph import DECISION, Graph
+from segdeploy.graphs.graph import Graph, logits_of
 
 
 def watched(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that gives its logits as a second output; a graph of logits, or of an adopted class map, as it is."""
-    decided = [node for node in model.graph.node if node.op_type == "ArgMax" or node.name == DECISION]
-    return _giving(model, [decided[-1].input[0]]) if decided else model
+    logits = logits_of(model)
+    return model if logits is None else _giving(model, [logits])
 
 
 def first_layer_not_finite(model: onnx.ModelProto, image: NDArray[np.uint8], *, optimised: bool) -> str:
