@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from segdeploy.errors import SegdeployError as SegdeployError
     from segdeploy.images import read as _read
     from segdeploy.importing import ImportReport as ImportReport
+    from segdeploy.inference.options import FolderOptions as FolderOptions
     from segdeploy.making import ExportOptions as ExportOptions
     from segdeploy.proving import ProofOptions as ProofOptions
     from segdeploy.spec import Precision as Precision
@@ -69,6 +70,7 @@ _OFFERED = {
     "Effort": ("segdeploy.timing.latency", "Effort"),
     "Engine": ("segdeploy.engines", "Engine"),
     "ExportOptions": ("segdeploy.making", "ExportOptions"),
+    "FolderOptions": ("segdeploy.inference.options", "FolderOptions"),
     "ImportOptions": ("segdeploy.checkpoints.foreign", "ImportOptions"),
     "ImportReport": ("segdeploy.importing", "ImportReport"),
     "NullEngine": ("segdeploy.engines", "NullEngine"),

@@ -8,12 +8,23 @@ from collections.abc import Callable, Iterator
 from segdeploy import claims, engines, precision, proving, with_torch, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
-from segdeploy.engines import Engine, EngineFile
+from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import GateFailedError, InvalidFileError, SegdeployError
 from segdeploy.progress import Progress, silent
 from segdeploy.proving import ProofOptions
 
 FIRST_USE_S = 30  # a proof on first use takes no longer
+
+
+def opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engine:
+    """An engine that is proven; it is closed where it is not. Raise as `require_proven` does."""
+    engine = engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
+    try:
+        require_proven(found, engine, progress=progress)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def require_proven(opened: EngineFile, engine: Engine, *, progress: Progress = silent) -> None:

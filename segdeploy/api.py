@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segdeploy.data.convert import ConvertOptions, ConvertReport
     from segdeploy.diagnosis import Diagnosis
     from segdeploy.importing import ImportReport
+    from segdeploy.inference.options import FolderOptions
     from segdeploy.inference.report import Report
     from segdeploy.inspection import Inspection, ModelDescription
     from segdeploy.proof.accuracy import Evaluation
@@ -58,7 +59,7 @@ def open(  # noqa: A001 - `segdeploy.open("unet").segment(photo)`
     arithmetic is proven first, by its proof kit or with PyTorch. Raise GateFailedError where it draws other masks than
     PyTorch, InvalidFileError where nothing here can prove it or its weights are random.
     """
-    return _opened(making.find(_text(model), engine, device, progress), options, progress)
+    return admission.opened(making.find(_text(model), engine, device, progress), options, progress)
 
 
 def _text(model: File | None) -> str | None:
@@ -67,17 +68,6 @@ def _text(model: File | None) -> str | None:
 
 def _folder(named: Folder | None) -> DataFolder | None:
     return None if named is None else DataFolder.of(named)
-
-
-def _opened(found: EngineFile, options: RunOptions, progress: Progress) -> Engine:
-    """An engine that is proven; it is closed where it is not."""
-    opened = engines.open_engine(found.file, runtime=found.runtime, device=found.device, options=options)
-    try:
-        admission.require_proven(found, opened, progress=progress)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
 
 
 @extras.named_where_missing()
@@ -298,7 +288,7 @@ def evaluate(
     found = making.find(_text(model), engine, device, progress, options=making_options)
     check.require_for(found.file, folder, force=force, progress=progress)
     with (
-        _opened(found, options, progress) as opened,
+        admission.opened(found, options, progress) as opened,
         progress(f"Evaluating {found.file.spec.name}", len(pictures)) as done,
     ):
         scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
@@ -329,38 +319,30 @@ def infer(
     options: RunOptions = engines.RUN,
     write: Sequence[str] = ("mask",),
     names: str = "stem",
+    folder: "FolderOptions | None" = None,
     progress: Progress = silent,
 ) -> "Report":
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why.
+
+    What an earlier run made of the same files with the same engine is not made again: see `folder`.
 
     `write`: the kinds of output, `mask`, `overlay`, `npy`; masks go to `out`, overlays to `out`-overlays, every other
     kind to `out`-KIND. `names`: `stem` calls the mask of `a/x.jpg` `a/x.png`, `full` `a/x.jpg.png`; of two images that
     would share a name the first is done, each other fails.
     """
-    from segdeploy.inference import naming, outputs, sources
-    from segdeploy.inference import run as folder
-    from segdeploy.inference.report import EngineUsed
+    from segdeploy import segmenting
+    from segdeploy.inference.options import FOLDER
 
-    kinds, names = outputs.require(write), naming.require(names)
-    named = [os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
-    found_sources, skipped = sources.find(named, leave_out=Path(out))
-    found = making.find(_text(model), engine, device, progress)
-    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
-    with (
-        _opened(found, dataclasses.replace(options, threads=threads, hint="throughput"), progress) as opened,
-        progress("Segmenting", len(found_sources)) as done,
-    ):
-        summary = folder.run(opened, found_sources, Path(out), outputs=kinds, names=names, done=done)
-    used = EngineUsed(
-        model=found.file.spec.name,
-        runtime=found.runtime,
-        device=opened.device,
-        precision=found.precision,
-        delivered=opened.delivered,
-        random_weights=found.file.has_random_weights,
-        file=found.file.path,
+    asked = segmenting.Asked(
+        inputs=[os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
+        out=Path(out),
+        model=_text(model),
+        engine=engine,
+        device=device,
+        write=write,
+        names=names,
     )
-    return summary.report(used, skipped=skipped)
+    return segmenting.segment(asked, options, folder or FOLDER, progress)
 
 
 def check_data(data: Folder, *, ignore_index: int = 255, progress: Progress = silent) -> check.DataReport:

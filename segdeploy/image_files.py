@@ -217,17 +217,25 @@ def _end_of(jpeg: bytes) -> tuple[int | None, bool]:
 
 
 def _ends_flat(image: ImageFile.ImageFile) -> bool:
-    """Whether the last block of 8x8 has one colour, as one that was made up does."""
+    """Whether the last block of 8x8 has one colour, as one that was made up does; decoded smaller, so is the block."""
     right, bottom = image.size
-    corner = image.crop((8 * ((right - 1) // 8), 8 * ((bottom - 1) // 8), right, bottom))
+    side = max(1, 8 // _scale_of(image))
+    corner = image.crop((side * ((right - 1) // side), side * ((bottom - 1) // side), right, bottom))
     return all(low == high for low, high in map(Image.Image.getextrema, corner.split()))
 
 
 def _depends_on_what_follows(image: ImageFile.ImageFile, jpeg: bytes) -> bool:
     """Whether a JPEG without its end marker shows something else with other bytes behind it: it has too few itself."""
     again = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg + _FILLER + b"\xff" + _JPEG_END))
+    if (scale := _scale_of(image)) > 1:
+        again.draft(image.mode, (max(1, again.width // scale), max(1, again.height // scale)))
     again.load()
     return ImageChops.difference(image, again).getbbox() is not None
+
+
+def _scale_of(image: Image.Image) -> int:
+    """What a JPEG was divided by while it was decoded: 1, 2, 4 or 8."""
+    return int((getattr(image, "decoderconfig", ()) or (1,))[0])
 
 
 def _require_8_bits(jpeg2000: IO[bytes]) -> None:

@@ -15,12 +15,13 @@ _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what a file system 
 
 
 @contextlib.contextmanager
-def owned(path: Path) -> Iterator[None]:
+def owned(path: Path, *, is_required: bool = True) -> Iterator[None]:
     """Own `path`, an empty file that is there while it is owned. Raise BlockingIOError where another process owns it.
 
-    Raise OSError where it cannot be made, or where the file system knows no locks.
+    Raise OSError where it cannot be made, or where the file system knows no locks; without `is_required`
+    all go on there, for nobody can tell who owns it.
     """
-    descriptor = _locked(path, os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = _locked(path, os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB, is_required=is_required)
     try:
         yield
     finally:
@@ -36,7 +37,7 @@ def part(folder: Path) -> Iterator[Path]:
     """
     _sweep(os.path.realpath(folder))
     path = folder / f".{secrets.token_hex(8)}.part"  # no process number: containers share both it and disks
-    descriptor = _locked(path, os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX)
+    descriptor = _locked(path, os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX, is_required=False)
     try:
         yield path
     finally:
@@ -45,12 +46,12 @@ def part(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _locked(path: Path, flags: int, how: int) -> int:
+def _locked(path: Path, flags: int, how: int, *, is_required: bool = True) -> int:
     """A descriptor that holds the lock of the file that has this name then: the owner before may have removed it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
         try:
-            _lock(descriptor, how, is_required=not flags & os.O_EXCL)
+            _lock(descriptor, how, is_required=is_required)
             if _is_named(descriptor, path):
                 return descriptor
         except BaseException:

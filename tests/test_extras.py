@@ -13,7 +13,7 @@ import segdeploy
 from segdeploy import extras
 from segdeploy.errors import MissingRuntimeError
 
-ALWAYS_HERE = {"PIL", "click", "msgspec", "numpy", "rich"}  # `dependencies` of the project
+ALWAYS_HERE = {"PIL", "click", "msgspec", "numpy", "rich", "zlib_ng"}  # `dependencies` of the project
 
 
 def modules_imported_by_the_package() -> Iterator[str]:

@@ -38,40 +38,42 @@ def target(source: Source, names: str) -> PurePath:
     return PurePath(source.relative if names == FULL else source.stem)
 
 
-def divided(
-    sources: Sequence[Source], places: Sequence[Place], names: str
-) -> tuple[list[tuple[Source, PurePath]], list[Failure]]:
-    """The images with their targets; and those that would take the name of an earlier one, each with its reason."""
+def divided(sources: Sequence[Source], places: Sequence[Place], names: str) -> tuple[list[Source], list[Failure]]:
+    """The images that are done; and those that would take the name of an earlier one, each with its reason."""
     kept, failures = [], []
-    files: dict[Path, Source] = {}
-    folders: dict[Path, Source] = {}
+    owners, folders = _Owners(), _Owners()  # of targets, and of the folders that they lie in
     for source in sources:
         wanted = target(source, names)
-        taken = next(_taken(wanted, places, files, folders), None)
+        taken = next(_taken(wanted, places, owners, folders), None)
         if taken is not None:
             failures.append(_failure(source, *taken, places[0], names))
             continue
-        kept.append((source, wanted))
-        for place in places:
-            files[place.file(wanted)] = source
-            for folder in _folders(place, wanted):
-                folders.setdefault(folder, source)
+        kept.append(source)
+        owners[str(wanted)] = source
+        for parent in _folders(wanted):
+            folders.setdefault(parent, source)
     return kept, failures
 
 
+_Owners = dict[str, Source]  # by path below the folder of any kind
+
+
 def _taken(
-    wanted: PurePath, places: Sequence[Place], files: dict[Path, Source], folders: dict[Path, Source]
+    wanted: PurePath, places: Sequence[Place], owners: _Owners, folders: _Owners
 ) -> Iterator[tuple[Path, Source]]:
     """Names that another image has: of a file, or of a folder where there would be a file, or the other way round."""
     for place in places:
-        file = place.file(wanted)
-        for owners, names in ((files, [file, *_folders(place, wanted)]), (folders, [file])):
-            yield from ((name, owners[name]) for name in names if name in owners)
+        file = f"{wanted}{place.suffix}"
+        if (owner := owners.get(str(wanted)) or folders.get(file)) is not None:
+            yield place.folder / file, owner
+        for parent in _folders(wanted):
+            if parent.endswith(place.suffix) and (owner := owners.get(parent.removesuffix(place.suffix))) is not None:
+                yield place.folder / parent, owner
 
 
-def _folders(place: Place, wanted: PurePath) -> list[Path]:
-    """Those that the file of a target lies in, below the folder of its kind."""
-    return [place.folder / parent for parent in wanted.parents if parent.name]
+def _folders(wanted: PurePath) -> list[str]:
+    """Those that the files of a target lie in, below the folder of their kind."""
+    return [str(parent) for parent in wanted.parents if parent.name]
 
 
 def _failure(source: Source, name: Path, other: Source, place: Place, names: str) -> Failure:

@@ -1,9 +1,11 @@
 """What a run over a folder of images reports: the document that `segdeploy infer --json` prints."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Literal
 
+from segdeploy import artifact, typed_json
 from segdeploy.spec import Precision
 
 SCHEMA: Literal[1] = 1
@@ -52,20 +54,28 @@ class EngineUsed:
 class Report:
     """What became of every file, how long that took, and what segmented the images.
 
-    `done` counts the images of which everything was written, `skipped` the files whose names are not those of images,
-    and the masks and overlays that segdeploy wrote. `seconds` is the time that passed; `cores` are those this process
-    may use. The fields of EngineUsed follow `outputs`.
+    `done` counts the images of which everything was written now, `unchanged` those of which an earlier run wrote it,
+    `left` those that are still to do: the run was stopped or limited, or only counted. `skipped`: files whose names are
+    not those of images or that were excluded, and the masks and overlays that segdeploy wrote. `failed_before`: files
+    that an earlier run could not read, and that are the same; they were not tried again. `seconds` is the time that
+    passed; `cores` are those this process may use. `shard`: `2/5`, None where all was one run; `kept`: the folder of
+    the journal and of this report. The fields of EngineUsed follow `outputs`.
     """
 
     schema: Literal[1] = SCHEMA
     done: int
+    unchanged: int
+    left: int
     skipped: int
     failed: tuple[Failure, ...]
+    failed_before: tuple[Failure, ...]
     seconds: float
     images_per_s: float
     cpu_ms_per_image: CpuTime
     cores: int
     interrupted: bool
+    shard: str | None
+    kept: Path
     out: Path
     outputs: tuple[OutputFolder, ...]
     model: str
@@ -75,3 +85,14 @@ class Report:
     delivered: Precision | None
     random_weights: bool
     file: Path
+
+
+SUMMARY, FAILED = "summary.json", "failed.jsonl"
+
+
+def keep(report: Report, folder: Path) -> None:
+    """The report, and a line of JSON for each file that failed, in the folder of the journal."""
+    failures = sorted((*report.failed, *report.failed_before))
+    lines = "".join(json.dumps(typed_json.to_builtins(failure)) + "\n" for failure in failures)
+    artifact.write_atomically(folder / FAILED, lines.encode())
+    artifact.write_atomically(folder / SUMMARY, typed_json.to_text(report))

@@ -2,23 +2,29 @@
 
 import dataclasses
 import errno
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from segdeploy import artifact, cores, images
 from segdeploy.engines import Engine
-from segdeploy.errors import SegdeployError
-from segdeploy.inference import naming
+from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
+from segdeploy.images import Photograph
+from segdeploy.inference import journal, naming
+from segdeploy.inference.journal import FileState, Journal
 from segdeploy.inference.naming import Place, divided
+from segdeploy.inference.options import FOLDER, SCALED, FolderOptions, Shard
 from segdeploy.inference.outputs import Output, Segmented, folder, load, require
 from segdeploy.inference.report import CpuTime, EngineUsed, Failure, OutputFolder, Report
+from segdeploy.inference.resuming import Resuming, Standing
 from segdeploy.inference.sources import Source, require_spared
 from segdeploy.paths import shown
 
 STEPS = ("read", "resize", "engine", "write")
 POLL_S = 0.01
+SCALED_AT_LEAST = 4  # times the pixels a side that the network takes
 # What a system says of one file's name, or of what already has it: other files can be written all the same.
 _OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 
@@ -29,65 +35,99 @@ class Summary:
 
     out: Path
     outputs: tuple[OutputFolder, ...]
+    shard: Shard
+    images: int = 0
     done: int = 0
+    unchanged: int = 0
     failed: list[Failure] = dataclasses.field(default_factory=list)
+    failed_before: list[Failure] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
     cpu_s: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
-    failed_s: float = 0.0  # CPU seconds of files that failed
+    other_s: float = 0.0  # CPU seconds of files that failed, or that were unchanged
 
     def give_engine_the_rest(self, process_s: float) -> None:
         """What the process spent and no other step did: runtimes compute in threads of their own."""
         others = sum(spent for step, spent in self.cpu_s.items() if step != "engine")
-        self.cpu_s["engine"] = max(self.cpu_s["engine"], process_s - others - self.failed_s)
+        self.cpu_s["engine"] = max(self.cpu_s["engine"], process_s - others - self.other_s)
+
+    @property
+    def left(self) -> int:
+        """Images that are still to do."""
+        return self.images - self.done - self.unchanged - len(self.failed) - len(self.failed_before)
 
     def report(self, used: EngineUsed, *, skipped: int) -> Report:
         """The whole report: `skipped` is the number of other files, which `sources.find` gives."""
         each = {step: 1000 * spent / self.done if self.done else None for step, spent in self.cpu_s.items()}
         return Report(
             done=self.done,
+            unchanged=self.unchanged,
+            left=self.left,
             skipped=skipped,
             failed=tuple(sorted(self.failed)),
+            failed_before=tuple(sorted(self.failed_before)),
             seconds=self.seconds,
             images_per_s=self.done / self.seconds if self.seconds else 0.0,
             cpu_ms_per_image=CpuTime(**each),
             cores=cores.usable(),
             interrupted=self.interrupted,
+            shard=f"{self.shard.index}/{self.shard.count}" if self.shard.count > 1 else None,
+            kept=journal.folder(self.out, self.shard),
             out=self.out,
             outputs=self.outputs,
             **{field.name: getattr(used, field.name) for field in dataclasses.fields(used)},
         )
 
 
-def run(
-    engine: Engine,
-    sources: Sequence[Source],
-    out: Path,
-    *,
-    outputs: Sequence[str] = ("mask",),
-    names: str = naming.STEM,
-    done: Callable[[], None],
-) -> Summary:
-    """Segment every source, one worker for each usable core; `done` is called after each, failed or not.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a run is to make: of which images, where, with which digest of engine and options.
 
     `outputs` names what is written of each image: masks go into `out`, the rest into folders beside it. `names`:
     `stem` calls them `a/x.png` for `a/x.jpg`, `full` `a/x.jpg.png`; of two images that would share a name, the first is
-    done. What cannot be read, or written under its name, is noted and the rest goes on; a folder that cannot be written
-    to ends the run with its error. Ctrl-C ends it after the images at work; what is written stays.
+    done.
     """
-    job = _Job(engine, sources, out, kinds=require(outputs), names=naming.require(names), done=done)
-    started, spent_before = time.monotonic(), time.process_time()
-    workers = [threading.Thread(target=job.work) for _ in range(cores.usable())]
-    try:
-        for worker in workers:
-            worker.start()
-        job.wait_for(workers)
-    except KeyboardInterrupt:
-        job.summary.interrupted = True
-        job.stop.set()
-        job.wait_for(workers)
-    job.summary.seconds = time.monotonic() - started
-    job.summary.give_engine_the_rest(time.process_time() - spent_before)
+
+    sources: Sequence[Source]
+    out: Path
+    made_with: str
+    outputs: Sequence[str] = ("mask",)
+    names: str = naming.STEM
+    options: FolderOptions = FOLDER
+
+    @property
+    def journal_folder(self) -> Path:
+        """Where the journal and the reports of this run lie."""
+        return journal.folder(self.out, self.options.part)
+
+
+def run(engine: Engine, task: Task, *, done: Callable[[], None]) -> Summary:
+    """Segment every source, one worker for each usable core; `done` is called after each, failed or not.
+
+    What an earlier run made of the same file with the same engine and options is left (`resuming`). What cannot be
+    read, or written under its name, is noted and the rest goes on; a folder that cannot be written to ends the run with
+    its error. Ctrl-C ends it after the images at work; what is written stays. Raise InvalidRequestError where another
+    process is writing there.
+    """
+    work = _Work.of(task)
+    with journal.opened(task.journal_folder) as opened:
+        _make(work.places.values())
+        job = _Job(engine, work, opened, done)
+        started, spent_before = time.monotonic(), time.process_time()
+        job.run()
+        job.summary.seconds = time.monotonic() - started
+        job.summary.give_engine_the_rest(time.process_time() - spent_before)
+    if job.fatal is not None:
+        raise job.fatal
+    return job.summary
+
+
+def counted(task: Task, *, done: Callable[[], None]) -> Summary:
+    """What `run` would find: how many images are unchanged, failed before, and are left to do. Nothing is written."""
+    work = _Work.of(task)
+    with journal.only_read(task.journal_folder) as opened:
+        job = _Job(None, work, opened, done)
+        job.run()
     if job.fatal is not None:
         raise job.fatal
     return job.summary
@@ -104,37 +144,73 @@ class _Writer:
     def place(self) -> Place:
         return Place(self.kind.folder, self.output.SUFFIX)
 
-    def write(self, target: PurePath, segmented: Segmented) -> None:
-        artifact.write_atomically(self.place.file(target), self.output.encode(segmented))
+    def write(self, target: PurePath, segmented: Segmented) -> FileState | None:
+        """The state of the file that was written; None where something took it away at once."""
+        data, path = self.output.encode(segmented), self.place.file(target)
+        artifact.write_atomically(path, data)
+        return FileState.of(path, hashlib.sha256(data).hexdigest())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Work:
+    """A task, divided: this shard's images, those that come too late for their names, and what writes each kind."""
+
+    task: Task
+    writers: Mapping[str, _Writer]
+    sources: Sequence[Source]
+    too_late: list[Failure]
+
+    @classmethod
+    def of(cls, task: Task) -> "_Work":
+        """Raise InvalidRequestError where a mask would replace a photograph."""
+        kinds = require(task.outputs)
+        writers = {kind: _Writer(OutputFolder(kind, folder(task.out, kind)), load(kind)) for kind in kinds}
+        places = [writer.place for writer in writers.values()]
+        kept, too_late = divided(task.sources, places, naming.require(task.names))
+        require_spared(kept, (place.file(naming.target(source, task.names)) for source in kept for place in places))
+        part = task.options.part
+        mine = [source for source in kept if part.has(str(naming.target(source, task.names)))]
+        return cls(task, writers, mine, [failure for failure in too_late if part.has(failure.path)])
+
+    @property
+    def places(self) -> dict[str, Place]:
+        return {kind: writer.place for kind, writer in self.writers.items()}
 
 
 class _Job:
-    def __init__(
-        self,
-        engine: Engine,
-        sources: Sequence[Source],
-        out: Path,
-        *,
-        kinds: Sequence[str],
-        names: str,
-        done: Callable[[], None],
-    ) -> None:
+    """One run: the images that are not begun, and what became of the others. Without an engine, it only counts."""
+
+    def __init__(self, engine: Engine | None, work: _Work, opened: Journal, done: Callable[[], None]) -> None:
+        task = work.task
         self.engine = engine
-        self.writers = [_Writer(OutputFolder(kind, folder(out, kind)), load(kind)) for kind in kinds]
+        self.task = task
+        self.writers = work.writers
+        self.resuming = Resuming(opened, task.made_with, work.places, task.options)
         self.done = done
-        self.summary = Summary(out, tuple(writer.kind for writer in self.writers))
-        places = [writer.place for writer in self.writers]
-        kept, self.summary.failed = divided(sources, places, names)
-        require_spared(sources, (place.file(target) for _, target in kept for place in places))
-        _make(places)
-        for _ in self.summary.failed:
+        outputs = tuple(writer.kind for writer in self.writers.values())
+        count = len(work.sources) + len(work.too_late)
+        self.summary = Summary(task.out, outputs, task.options.part, images=count, failed=work.too_late)
+        for _ in range(len(task.sources) - len(work.sources)):
             done()
-        self.targets = iter(kept)
+        self.begun = iter(work.sources)
         self.stop = threading.Event()
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
         self._ended: list[None] = []
-        self._engine_lock = threading.Semaphore(cores.usable() if engine.concurrent else engine.in_flight)
+        at_once = cores.usable() if engine is None or engine.concurrent else engine.in_flight
+        self._engine_lock = threading.Semaphore(at_once)
+
+    def run(self) -> None:
+        """Take sources on a worker for each core, until none is left, something fails for all, or Ctrl-C comes."""
+        workers = [threading.Thread(target=self.work) for _ in range(cores.usable())]
+        try:
+            for worker in workers:
+                worker.start()
+            self.wait_for(workers)
+        except KeyboardInterrupt:
+            self.summary.interrupted = True
+            self.stop.set()
+            self.wait_for(workers)
 
     def wait_for(self, workers: Sequence[threading.Thread]) -> None:
         """Wait until every worker that was started has ended.
@@ -154,11 +230,11 @@ class _Job:
     def _take(self) -> None:
         while not self.stop.is_set():
             with self._lock:
-                source, target = next(self.targets, (None, None))
-            if source is None or target is None:
+                source = next(self.begun, None)
+            if source is None:
                 return
             try:
-                self._one(source, target)
+                self._one(source, naming.target(source, self.task.names))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self.fatal = error
                 self.stop.set()
@@ -167,54 +243,105 @@ class _Job:
 
     def _one(self, source: Source, target: PurePath) -> None:
         clock = _Clock()
+        standing = self.resuming.standing(source, target)
+        clock.stop("read")
+        if standing.missing:
+            if self.engine is not None and self.resuming.may_begin():
+                self._make_missing(self.engine, source, target, standing, clock)
+            return
+        with self._lock:
+            self.summary.other_s += clock.total()
+            if standing.failed is None:
+                self.summary.unchanged += 1
+            else:
+                self.summary.failed_before.append(Failure(str(source.path), standing.failed))
+
+    def _make_missing(
+        self, engine: Engine, source: Source, target: PurePath, standing: Standing, clock: "_Clock"
+    ) -> None:
+        written = {} if standing.entry is None else dict(standing.entry.written)
+        read = FileState.of(source.path)
         try:
-            segmented = self._segmented(source, clock)
+            photo = self._read(engine, source, read)
+            clock.stop("read")
+            segmented = self._segmented(engine, photo, clock)
         except (SegdeployError, MemoryError) as error:
             reasons = [_reason(error, source.path)]
+            if read is not None and isinstance(error, InvalidFileError) and read.is_still(source.path):
+                self.resuming.note(source, target, read, written={}, failed=reasons[0], seconds=clock.total())
         else:
-            reasons = [reason for writer in self.writers if (reason := _not_written(writer, source, target, segmented))]
+            reasons = self._write(standing.missing, source, target, segmented, written)
+            clock.stop("write")
+            if read is not None and written:
+                self.resuming.note(source, target, read, written=written, seconds=clock.total())
         clock.stop("write")
+        self._count(source, reasons, clock)
+
+    def _count(self, source: Source, reasons: Sequence[str], clock: "_Clock") -> None:
         with self._lock:
             if reasons:
                 self.summary.failed.append(Failure(str(source.path), " ".join(reasons)))
-                self.summary.failed_s += clock.total()
+                self.summary.other_s += clock.total()
+                if self.task.options.fail_fast:
+                    self.stop.set()
                 return
             self.summary.done += 1
             for step, spent in clock.spent.items():
                 self.summary.cpu_s[step] += spent
 
-    def _segmented(self, source: Source, clock: "_Clock") -> Segmented:
-        photo = images.read(source.path)
-        clock.stop("read")
-        image = images.prepared(photo, self.engine.spec)
+    def _read(self, engine: Engine, source: Source, read: FileState | None) -> Photograph:
+        """The photograph of the very bytes whose digest was taken. Raise SegdeployError where it changed meanwhile."""
+        least = None
+        if self.task.options.decode == SCALED:
+            height, width = images.network_size(engine.spec)
+            least = (SCALED_AT_LEAST * height, SCALED_AT_LEAST * width)
+        photo = images.opened_photograph(source.path, least=least)
+        if read is not None and not read.is_still(source.path):
+            raise InvalidRequestError(
+                f"{shown(source.path)} changed while it was read.", "Run again when nobody writes to it."
+            )
+        return photo
+
+    def _segmented(self, engine: Engine, photo: Photograph, clock: "_Clock") -> Segmented:
+        image = images.prepared(photo, engine.spec)
         clock.stop("resize")
         with self._engine_lock:
-            class_map = self.engine.classify(image[None])[0]
+            class_map = engine.classify(image[None])[0]
         clock.stop("engine")
-        height, width, _ = photo.shape
-        segmented = Segmented(photo, images.to_photo_size(class_map, height=height, width=width), self.engine.spec)
+        at_photo_size = images.to_photo_size(class_map, height=photo.height, width=photo.width)
         clock.stop("resize")
-        return segmented
+        return Segmented(photo, at_photo_size, engine.spec)
+
+    def _write(
+        self,
+        kinds: Sequence[str],
+        source: Source,
+        target: PurePath,
+        segmented: Segmented,
+        written: dict[str, FileState],
+    ) -> list[str]:
+        """Write the files of these kinds, note them in `written`, and give the reasons of those that there are not."""
+        reasons = []
+        for kind in kinds:
+            try:
+                state = self.writers[kind].write(target, segmented)
+            except (SegdeployError, MemoryError) as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _OF_ONE_NAME:
+                    raise  # no other could be written either
+                reasons.append(_reason(error, source.path))
+            else:
+                if state is not None:
+                    written[kind] = state
+        return reasons
 
 
-def _make(places: Sequence[Place]) -> None:
+def _make(places: Iterable[Place]) -> None:
     """The folders of this run: where one cannot be made, no image can be written."""
     for place in places:
         try:
             place.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise artifact.cannot_write(place.folder, error) from error
-
-
-def _not_written(writer: _Writer, source: Source, target: PurePath, segmented: Segmented) -> str:
-    """Why there is no file of that kind; empty where there is one. Raise where no other could be written either."""
-    try:
-        writer.write(target, segmented)
-    except (SegdeployError, MemoryError) as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _OF_ONE_NAME:
-            raise
-        return _reason(error, source.path)
-    return ""
 
 
 class _Clock:

@@ -1,9 +1,11 @@
 """Finds the images to segment: those below what the user named, but for what segdeploy made of them before."""
 
 import dataclasses
+import fnmatch
 import glob
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -24,25 +26,38 @@ class Source:
     def path(self) -> Path:
         return Path(self.root, self.relative)
 
+    def is_wanted(self, include: Sequence[str], exclude: Sequence[str]) -> bool:
+        """Whether a pattern to include fits its name or its relative path (or there is none), and none to exclude."""
+        return (not include or self._fits(include)) and not self._fits(exclude)
+
+    def _fits(self, patterns: Sequence[str]) -> bool:
+        name = PurePath(self.relative).name
+        return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (name, self.relative))
+
     @property
     def stem(self) -> str:
         """`relative` without its ending."""
         return self.relative[: -len(PurePath(self.relative).suffix)]
 
 
-def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
-    """Every image below the inputs (a folder, a file, a glob, or a .txt with a path a line), and how many others.
+def find(
+    inputs: Iterable[str], *, leave_out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Source], int]:
+    """Every image below the inputs, and how many others.
+
+    An input is a folder, a file, a glob, a .txt with a path a line, or `-` for such lines on standard input.
 
     Folders are walked in the order of names, without following links to folders and without litter
     (`dataset.is_litter`). `leave_out` is the folder of the masks: what an earlier run wrote there, or into the folders
     of other outputs beside it, is not looked at. Masks and overlays that segdeploy wrote elsewhere count with the
-    others. A path in a list is relative to the list's folder.
+    others. A path in a list is relative to the list's folder, one of standard input to the working directory.
+    `include` and `exclude`: patterns, as Source.is_wanted takes them.
     """
     found: dict[str, Source] = {}
     skipped = ours = 0
     apart = {os.path.realpath(folder) for folder in outputs.folders(leave_out)}
     for source in _each(inputs, apart):
-        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS:
+        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS or not source.is_wanted(include, exclude):
             skipped += 1
         elif images.is_ours(source.path):
             ours += 1
@@ -54,19 +69,21 @@ def find(inputs: Iterable[str], *, leave_out: Path) -> tuple[list[Source], int]:
             "Name the photographs that they were made of.",
         )
     if not found:
+        chosen = " that --include and --exclude leave" if include or exclude else ""
         raise InvalidRequestError(
-            f"there are no images in {', '.join(inputs)}.", f"Known endings: {' '.join(sorted(images.EXTENSIONS))}."
+            f"there are no images in {', '.join(inputs)}{chosen}.",
+            f"Known endings: {' '.join(sorted(images.EXTENSIONS))}.",
         )
     return list(found.values()), skipped + ours
 
 
-def require_spared(sources: Sequence[Source], written: Iterable[Path]) -> None:
+def require_spared(sources: Iterable[Source], written: Iterable[Path]) -> None:
     """Raise InvalidRequestError where a file that is to be written is one of the images."""
-    inputs = {_identity(source.path) for source in sources} - {None}
-    for path in written:
-        if _identity(path) in inputs:
+    there = {identity: path for path in written if (identity := _identity(path)) is not None}
+    for source in sources if there else ():
+        if (identity := _identity(source.path)) in there:
             raise InvalidRequestError(
-                f"{path} is a photograph to read; its mask would replace it.", "Give another --out."
+                f"{there[identity]} is a photograph to read; its mask would replace it.", "Give another --out."
             )
 
 
@@ -81,7 +98,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:
     for named in inputs:
         path = Path(named)
-        if path.is_dir():
+        if named == "-":
+            yield from _rooted([Path(line) for line in sys.stdin.read().splitlines() if line])
+        elif path.is_dir():
             yield from _walked(path, apart)
         elif path.suffix.lower() == ".txt" and path.is_file():
             yield from _listed(path)

@@ -9,27 +9,36 @@ from PIL import Image
 
 from segdeploy import api
 from segdeploy.engines import Engine
-from segdeploy.inference import run, sources
+from segdeploy.inference import journal, run, sources
+from segdeploy.inference.options import FOLDER, FolderOptions
 from segdeploy.inference.report import Report
+from segdeploy.inference.sources import Source
 
 ORT = ("--engine", "ort:fp32")
+AGAIN = FolderOptions(again=True)
 WITH_OVERLAYS = ("mask", "overlay")
 
 
-def segment(*inputs: str, out: str = "masks", write: Sequence[str] = ("mask",)) -> Report:
+def segment(*inputs: str, out: str = "masks", write: Sequence[str] = ("mask",), how: FolderOptions = FOLDER) -> Report:
     """Segment with the network of the working directory, as the command does."""
-    return api.infer(inputs, out=out, model="unet", engine="ort:fp32", write=write)
+    return api.infer(inputs, out=out, model="unet", engine="ort:fp32", write=write, folder=how)
 
 
 def written(engine: Engine, *kinds: str, done: Callable[[], None] = lambda: None) -> run.Summary:
     """Segment photos with an open engine; masks go to masks, other outputs beside it."""
     images, _ = sources.find(["photos"], leave_out=Path("masks"))
-    return run.run(engine, images, Path("masks"), outputs=kinds or ("mask",), done=done)
+    return run.run(engine, task(images, *kinds, how=AGAIN), done=done)
+
+
+def task(images: Sequence[Source], *kinds: str, how: FolderOptions = FOLDER) -> run.Task:
+    """To make outputs of these images in masks."""
+    return run.Task(sources=images, out=Path("masks"), made_with="test", outputs=kinds or ("mask",), options=how)
 
 
 def below(folder: str | Path) -> list[str]:
-    """Every file, relative to the folder."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if not path.is_dir())
+    """Every file, relative to the folder, but for the journal and the reports."""
+    files = (path.relative_to(folder) for path in Path(folder).rglob("*") if not path.is_dir())
+    return sorted(str(file) for file in files if journal.FOLDER not in file.parts)
 
 
 def found(*inputs: str, out: str = "masks") -> tuple[list[str], int]:

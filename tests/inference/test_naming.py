@@ -148,16 +148,18 @@ def test_no_two_images_are_given_one_name(paths: list[str], names: str) -> None:
     """Whatever their order: each is done or fails, nothing is written twice, no file lies where a folder does."""
     sources = [Source("photos", path) for path in paths]
     kept, failures = naming.divided(sources, [MASKS, OVERLAYS], names)
-    assert sorted([str(source.path) for source, _ in kept] + [failure.path for failure in failures]) == sorted(
+    assert sorted([str(source.path) for source in kept] + [failure.path for failure in failures]) == sorted(
         str(source.path) for source in sources
     )
-    files = [place.file(target) for _, target in kept for place in (MASKS, OVERLAYS)]
+    files = [place.file(naming.target(source, names)) for source in kept for place in (MASKS, OVERLAYS)]
     assert len(set(files)) == len(files)
     assert not set(files) & {parent for file in files for parent in file.parents}
-    for source, target in kept:
-        assert target == PurePath(source.relative if names == "full" else source.relative.removesuffix(".jpg"))
+    for source in kept:
+        assert naming.target(source, names) == PurePath(
+            source.relative if names == "full" else source.relative.removesuffix(".jpg")
+        )
     for failure in failures:
         assert "\n" not in failure.reason
         assert failure.path in failure.reason
     if sources:
-        assert kept[0][0] is sources[0]
+        assert kept[0] is sources[0]

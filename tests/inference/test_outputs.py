@@ -14,6 +14,7 @@ from PIL import Image
 
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
+from segdeploy.images import Photograph
 from segdeploy.inference import outputs, sources
 from segdeploy.inference.outputs import Segmented
 
@@ -43,7 +44,7 @@ each = pytest.mark.parametrize("kind", outputs.names())
 def segmented(height: int = 90, width: int = 150) -> Segmented:
     """A photograph whose bright half is class 1."""
     photo = photograph(height, width)
-    return Segmented(photo, (photo.mean(axis=2) > 127).astype(np.uint8), SPEC)
+    return Segmented(Photograph.of(photo), (photo.mean(axis=2) > 127).astype(np.uint8), SPEC)
 
 
 def module_file(kind: str) -> Path:

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COMMAND, SPEC, Run, photograph, photographs
-from inference_folders import ORT, WITH_OVERLAYS, below, found, indices, segment, written
-from numpy.typing import NDArray
+from inference_folders import AGAIN, ORT, WITH_OVERLAYS, below, found, indices, segment, written
 from PIL import ExifTags, Image
 
 from segdeploy import images, typed_json
@@ -34,17 +33,22 @@ import sys
 from pathlib import Path
 from segdeploy import api
 from segdeploy.inference import run, sources
+from segdeploy.inference.options import FolderOptions
 from segdeploy.engines import RunOptions
 
 def peak_mb():  # of this program alone: getrusage counts what the parent held before
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
+def task(images):
+    options = FolderOptions(again=True)
+    return run.Task(sources=images, out=Path("masks"), made_with="test", options=options)
+
 with api.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as engine:
     images, _ = sources.find([sys.argv[1]], leave_out=Path("masks"))
-    run.run(engine, images[:1], Path("masks"), done=lambda: None)
+    run.run(engine, task(images[:1]), done=lambda: None)
     before = peak_mb()
-    assert run.run(engine, images, Path("masks"), done=lambda: None).done == len(images)
+    assert run.run(engine, task(images), done=lambda: None).done == len(images)
     print(peak_mb() - before)
 """
 
@@ -123,10 +127,10 @@ def test_an_overlay_shows_the_photo_in_the_colours_of_its_mask(workspace: Path, 
 def test_a_later_run_rewrites_the_same_bytes(workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "b.png", "sub/c.webp")
     segment("photos", write=WITH_OVERLAYS)
-    names = [Path(name) for folder in ("masks", "masks-overlays") for name in sorted(Path(folder).rglob("*.*"))]
+    names = [Path(folder, name) for folder in ("masks", "masks-overlays") for name in below(folder)]
     first = {name: name.read_bytes() for name in names}
     names[0].write_bytes(b"of an older network")
-    segment("photos", write=WITH_OVERLAYS)
+    segment("photos", write=WITH_OVERLAYS, how=AGAIN)
     assert {name: name.read_bytes() for name in names} == first
     assert len(first) == 6
 
@@ -237,7 +241,8 @@ def test_the_report_is_one_document_with_what_segmented_the_images(workspace: Pa
     assert report.outputs == (OutputFolder("mask", Path("masks")), OutputFolder("npy", Path("masks-npy")))
     document = typed_json.to_builtins(report)
     assert " ".join(document) == (
-        "schema done skipped failed seconds images_per_s cpu_ms_per_image cores interrupted out outputs "
+        "schema done unchanged left skipped failed failed_before seconds images_per_s cpu_ms_per_image cores "
+        "interrupted shard kept out outputs "
         "model runtime device precision delivered random_weights file"
     )
     assert (document["done"], document["skipped"], document["out"]) == (1, 3, "masks")
@@ -263,21 +268,21 @@ def test_an_overlay_that_no_jpeg_can_hold_does_not_cost_the_mask(workspace: Path
     assert report.failed[0].reason.startswith("photos/long.png: an overlay of 65501x1 is too long: ")
     assert below("masks") == ["a.png", "long.png"]
     assert below("masks-overlays") == ["a.jpg"]
-    assert segment("photos").done == 2
+    assert segment("photos", how=AGAIN).done == 2
 
 
 def test_an_image_too_large_for_the_memory_fails_alone(
     workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photographs(workspace / "photos", "a.png", "large.png")
-    read = images.read
+    read = images.opened_photograph
 
-    def exhausted(path: Path) -> NDArray[np.uint8]:
+    def exhausted(path: Path, *, least: tuple[int, int] | None) -> images.Photograph:
         if path.name == "large.png":
             raise MemoryError
-        return read(path)
+        return read(path, least=least)
 
-    monkeypatch.setattr(images, "read", exhausted)
+    monkeypatch.setattr(images, "opened_photograph", exhausted)
     summary = written(engine)
     assert summary.done == 1
     assert summary.failed == [Failure("photos/large.png", "photos/large.png is too large for the memory there is.")]
@@ -328,7 +333,7 @@ def test_a_full_disk_ends_the_run_with_whole_masks(run: Run, workspace: Path, sm
     assert what.startswith(f"Error: cannot write {small_disk}/masks/")
     assert what.endswith(": No space left on device.")
     assert remedy == "Free some space on that disk; nothing was lost, run the command again."
-    masks = list((small_disk / "masks").iterdir())
+    masks = list((small_disk / "masks").glob("*.png"))
     assert 0 < len(masks) < 40
     assert all(indices(mask).shape == (60, 80) for mask in masks)
 
@@ -348,7 +353,7 @@ def test_a_disk_that_fills_up_ends_the_run(workspace: Path, engine: Engine, monk
     monkeypatch.setattr(Path, "write_bytes", filling)
     with pytest.raises(InvalidFileError, match="No space left on device"):
         written(engine)
-    masks = list(Path("masks").iterdir())
+    masks = list(Path("masks").glob("*.png"))
     assert len(masks) == 10
     assert all(indices(mask).shape == (60, 80) for mask in masks)
 

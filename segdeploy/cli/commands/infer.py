@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,6 +34,21 @@ _outputs = options.together(
     ),
     click.option("--overlay", is_flag=True, help="Also write photo and mask in one picture, into OUT-overlays."),
 )
+_which = options.together(
+    click.option(
+        "--include", multiple=True, metavar="PATTERN", help="Only files of such names or paths: *.jpg, night/*."
+    ),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Not those, whatever --include says."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Segment at most N images."),
+    click.option("--shard", metavar="I/N", help="The I-th of N runs that share the folder, on any machines."),
+    click.option("--dry-run", is_flag=True, help="Count what there is to do, and write nothing."),
+)
+_again = options.together(
+    click.option("--again", is_flag=True, help="Make everything, also what an earlier run made of the same files."),
+    click.option("--retry-failed", is_flag=True, help="Try files again that an earlier run could not read."),
+    click.option("--verify", is_flag=True, help="Read every file to see whether it changed; else its times tell."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails."),
+)
 
 
 @click.command(short_help=__doc__)
@@ -42,6 +57,15 @@ _outputs = options.together(
 @options.engine
 @options.running
 @_outputs
+@_which
+@_again
+@click.option(
+    "--decode",
+    type=click.Choice(["exact", "scaled"]),
+    default="exact",
+    show_default=True,
+    help="scaled: large JPEGs at a half, a quarter or an eighth of their size, which is faster.",
+)
 @options.as_json
 def infer(
     *,
@@ -56,12 +80,13 @@ def infer(
     names: str,
     overlay: bool,
     as_json: bool,
+    **folder: Any,  # noqa: ANN401 - the fields of FolderOptions, each of its own type
 ) -> None:
     """Masks for a folder of photographs; exit 5 if a file failed (the rest is done).
 
-    Masks and overlays that segdeploy wrote are known as such and not segmented again.
+    A run that was stopped goes on where it stood: OUT/.segdeploy keeps its journal, failed.jsonl and summary.json.
     """
-    from segdeploy import api
+    from segdeploy import FolderOptions, api
     from segdeploy.inference import outputs
 
     report = api.infer(
@@ -73,20 +98,32 @@ def infer(
         options=options.run_options(cuda, cuda_graphs=cuda_graphs),
         write=outputs.parse(f"{kinds},overlay" if overlay else kinds),
         names=names,
+        folder=FolderOptions(**folder),
         progress=bars.show_progress,
     )
+    _end(report, as_json=as_json)
+
+
+def _end(report: "Report", *, as_json: bool) -> None:
+    """Say what became of the folder; leave with the exit code of that."""
     for failure in report.failed:
         click.echo(f"failed: {failure.reason}", err=True)
     rendering.show(report, as_json=as_json, lines=_lines(report))
     if report.interrupted:
         raise KeyboardInterrupt
-    if report.failed:
+    if report.failed or report.failed_before:
         sys.exit(exit_codes.FAILED_IMAGES)
 
 
 def _lines(report: "Report") -> Iterator[str]:
-    skipped = f"{report.skipped} skipped (no images, or written by segdeploy)"
-    yield f"{report.done} done, {len(report.failed)} failed, {skipped}: {report.out}"
+    skipped = f"{report.skipped} skipped (no images, excluded, or written by segdeploy)"
+    counts = [f"{report.done} done"]
+    counts += [f"{report.unchanged} unchanged"] * bool(report.unchanged)
+    counts += [f"{report.left} left to do"] * bool(report.left)
+    yield f"{', '.join(counts)}, {len(report.failed)} failed, {skipped}: {report.out}"
+    if report.failed_before:
+        before = f"{len(report.failed_before)} failed in an earlier run and are the same files"
+        yield f"{before}: {report.kept / 'failed.jsonl'}; --retry-failed tries them again"
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
     engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
     yield f"{engine}, {report.seconds:.1f} s, {report.images_per_s:.1f} images/s"

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.images import Photograph
 from segdeploy.spec import Spec
 
 
@@ -13,13 +14,17 @@ from segdeploy.spec import Spec
 class Segmented:
     """One segmented image: all that an output may be made from, and must leave as it is.
 
-    `photo` is RGB (H0, W0, 3), upright; `class_map` (H0, W0) holds the class of each of its pixels; `spec` names the
-    classes and their colours.
+    `class_map` (H0, W0) holds the class of each pixel of the photograph; `spec` names the classes and their colours.
     """
 
-    photo: NDArray[np.uint8]
+    photograph: Photograph
     class_map: NDArray[np.uint8]
     spec: Spec
+
+    @property
+    def photo(self) -> NDArray[np.uint8]:
+        """RGB (H0, W0, 3), upright; copied out of the decoder where it is first asked for."""
+        return self.photograph.pixels
 
 
 class Output(Protocol):

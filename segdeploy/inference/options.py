@@ -1,0 +1,81 @@
+"""What a run over a folder does, apart from the engine: which images, what again, and how a photograph is decoded."""
+
+import dataclasses
+import hashlib
+import re
+from typing import Literal
+
+from segdeploy.errors import InvalidRequestError
+
+_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
+EXACT, SCALED = "exact", "scaled"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` runs that divide a folder among them, without speaking to one another; counted from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`2/5` -> the second of five. Raise InvalidRequestError for anything else."""
+        found = _SHARD.fullmatch(text)
+        index, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= index <= count:
+            raise InvalidRequestError(f"{text!r} is no shard.", "Write it as 1/3, 2/3 and 3/3: one of three runs.")
+        return cls(index, count)
+
+    @property
+    def folder(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def has(self, target: str) -> bool:
+        """Whether the files of that name are made by this run; the name alone decides, on every machine."""
+        digest = hashlib.sha256(target.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.index - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """Which images of a folder are segmented, and how.
+
+    `include` and `exclude`: patterns such as `*.jpg` or `night/*`, held against the name of a file and its path below
+    what was named; `exclude` wins. `shard`: `2/5`, or None for all. `limit`: at most so many images are segmented.
+
+    What an earlier run made of the same file with the same engine is left as it is. `again` makes everything;
+    `retry_failed` tries the files again that could not be read; `verify` reads every input and output to see whether
+    it changed, where otherwise size, inode and times tell. `fail_fast` stops at the first file that fails. `dry_run`
+    counts, and writes nothing.
+
+    `decode`: `exact` decodes every pixel; `scaled` decodes large JPEGs at a half, a quarter or an eighth, with at
+    least four times the pixels a side that the network takes.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    shard: str | None = None
+    limit: int | None = None
+    again: bool = False
+    retry_failed: bool = False
+    verify: bool = False
+    fail_fast: bool = False
+    dry_run: bool = False
+    decode: Literal["exact", "scaled"] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.shard is not None:
+            Shard.parse(self.shard)
+        if self.limit is not None and self.limit < 1:
+            raise InvalidRequestError(f"a limit of {self.limit} images leaves none.", "Give 1 or more.")
+        if self.decode not in {EXACT, SCALED}:
+            raise InvalidRequestError(f"there is no decoding {self.decode!r}.", f"Choose {EXACT} or {SCALED}.")
+
+    @property
+    def part(self) -> Shard:
+        """The shard; without one, all there is."""
+        return Shard(1, 1) if self.shard is None else Shard.parse(self.shard)
+
+
+FOLDER = FolderOptions()

@@ -1,0 +1,71 @@
+"""What `infer` does: finds the images and the engine, then segments the folder, or counts what there is to do."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from segdeploy import admission, artifact, engines, external_data, making
+from segdeploy.engines import EngineFile, RunOptions
+from segdeploy.inference import naming, outputs, run, sources
+from segdeploy.inference import report as reports
+from segdeploy.inference.options import FolderOptions
+from segdeploy.inference.report import EngineUsed, Report
+from segdeploy.progress import Progress
+from segdeploy.spec import Precision
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a user asks for: images, where their outputs go, and the engine, as `api.infer` takes them."""
+
+    inputs: Sequence[str]
+    out: Path
+    model: str | None
+    engine: str
+    device: str
+    write: Sequence[str]
+    names: str
+
+
+def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: Progress) -> Report:
+    """As `api.infer` says; the report is also kept beside the journal."""
+    kinds, names = outputs.require(asked.write), naming.require(asked.names)
+    images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
+    found = making.find(asked.model, asked.engine, asked.device, progress)
+    task = run.Task(
+        sources=images,
+        out=asked.out,
+        made_with=_drawn_by(found, folder),
+        outputs=kinds,
+        names=names,
+        options=folder,
+    )
+    if folder.dry_run:
+        with progress("Counting", len(images)) as done:
+            return run.counted(task, done=done).report(_used(found, found.device, None), skipped=skipped)
+    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
+    with (
+        admission.opened(found, dataclasses.replace(running, threads=threads, hint="throughput"), progress) as engine,
+        progress("Segmenting", len(images)) as done,
+    ):
+        summary = run.run(engine, task, done=done)
+        report = summary.report(_used(found, engine.device, engine.delivered), skipped=skipped)
+    reports.keep(report, task.journal_folder)
+    return report
+
+
+def _drawn_by(found: EngineFile, folder: FolderOptions) -> str:
+    """The digest of what decides, with the photograph, which class a pixel gets."""
+    return artifact.digest([external_data.sha256(found.file.path), found.runtime, folder.decode])
+
+
+def _used(found: EngineFile, device: str, delivered: Precision | None) -> EngineUsed:
+    return EngineUsed(
+        model=found.file.spec.name,
+        runtime=found.runtime,
+        device=device,
+        precision=found.precision,
+        delivered=delivered,
+        random_weights=found.file.has_random_weights,
+        file=found.file.path,
+    )
