@@ -87,7 +87,6 @@ def infer(
     A run that was stopped goes on where it stood: OUT/.segdeploy keeps its journal, failed.jsonl and summary.json.
     """
     from segdeploy import FolderOptions, api
-    from segdeploy.inference import outputs
 
     report = api.infer(
         inputs,
@@ -96,12 +95,18 @@ def infer(
         engine=engine,
         device=device,
         options=options.run_options(cuda, cuda_graphs=cuda_graphs),
-        write=outputs.parse(f"{kinds},overlay" if overlay else kinds),
+        write=_kinds(kinds, overlay=overlay),
         names=names,
         folder=FolderOptions(**folder),
         progress=bars.show_progress,
     )
     _end(report, as_json=as_json)
+
+
+def _kinds(text: str, *, overlay: bool) -> tuple[str, ...]:
+    from segdeploy.inference import outputs
+
+    return outputs.parse(f"{text},overlay" if overlay else text)
 
 
 def _end(report: "Report", *, as_json: bool) -> None:
