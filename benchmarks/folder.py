@@ -3,13 +3,15 @@
     python benchmarks/folder.py many [--images 100000] [--bad 20000] [--work DIR]
     python benchmarks/folder.py rate --photos DIR [--rounds 5] [--work DIR]
     python benchmarks/folder.py scaled --camvid DIR [--work DIR]
+    python benchmarks/folder.py mutated --seeds DIR [--images 5000] [--work DIR]
 
 `many`: so many small images, a part of them damaged, segmented by an engine without a network with all else real; then
 once more, when there is nothing to do. A folder of a tenth of the size stands beside it, for memory; and what the
 journal takes of the CPU time. `rate`: images a second of `infer`, start-up apart, beside what the CPU time of its
 steps, each measured alone, allows on these cores, and beside a plain loop with Pillow; exact and scaled decoding, in
 one interleaved run. `scaled`: what scaled decoding changes in masks, on large JPEGs made of `examples/nuclei` and of
-CamVid's validation images. Each part replaces its own table.
+CamVid's validation images. `mutated`: copies of the images in a folder, with bytes changed, taken out, put in or
+cut off: each must be done or have its reason. Each part replaces its own table.
 """
 
 import argparse
@@ -284,13 +286,60 @@ def _scaled_row(engine: Engine, pictures: Sequence[Picture], large: Sequence[Pat
     return {"count": len(same), "agreement": float(np.mean(same)), "worst image": min(same), **miou}
 
 
+# Damaged files
+
+
+def mutated(seeds: Path, count: int, work: Path) -> dict[str, Any]:
+    """What becomes of damaged files, the longest that one took, and the memory of it all."""
+    shutil.rmtree(photos := work / "mutated", ignore_errors=True)
+    photos.mkdir()
+    files = [path for path in sorted(seeds.iterdir()) if path.suffix.lower() in images.EXTENSIONS]
+    chance = random.Random(0)  # noqa: S311
+    for index in range(count):
+        path = files[index % len(files)]
+        (photos / f"{index:05}{path.suffix}").write_bytes(_mutated(path.read_bytes(), chance))
+    shutil.rmtree(out := work / "masks", ignore_errors=True)
+    ran = _in_a_process(photos, out)
+    lines = map(json.loads, (out / ".segdeploy/journal.jsonl").read_text().splitlines())
+    longest = max(line["seconds"] for line in lines)
+    if ran["done"] + ran["failed"] != count:
+        raise RuntimeError(f"{count} files, but {ran['done']} done and {ran['failed']} failed")
+    return {"seeds": len(files), "images": count, "longest_s": longest, **ran}
+
+
+def _mutated(data: bytes, chance: random.Random) -> bytes:
+    """One of the ways in which files break; where they break most, in the header, more often."""
+    found = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        if not found:
+            break
+        place = chance.randrange(min(len(found), chance.choice((64, 1024, len(found)))))
+        kind = chance.choice(("flip", "flip", "take", "put", "zero", "cut"))
+        if kind == "flip":
+            found[place] ^= 1 << chance.randrange(8)
+        elif kind == "take":
+            del found[place : place + chance.choice((1, 4, 100))]
+        elif kind == "put":
+            found[place:place] = chance.randbytes(chance.choice((1, 4, 100)))
+        elif kind == "zero":
+            found[place : place + 64] = bytes(len(found[place : place + 64]))
+        else:
+            del found[max(place, 1) :]
+    return bytes(found)
+
+
 # The table
 
 
 def markdown(results: dict[str, Any]) -> str:
     """Every part that was measured, each with the machine it was measured on."""
     lines: list[str] = []
-    for part, write in (("many", _many_lines), ("rate", _rate_lines), ("scaled", _scaled_lines)):
+    for part, write in (
+        ("many", _many_lines),
+        ("rate", _rate_lines),
+        ("scaled", _scaled_lines),
+        ("mutated", _mutated_lines),
+    ):
         if part in results:
             lines += [*write(results[part]), ""]
     return "\n".join(lines)
@@ -337,6 +386,15 @@ def _scaled_lines(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _mutated_lines(found: dict[str, Any]) -> Iterator[str]:
+    yield from (_caption("mutated", found), "")
+    yield (
+        f"{found['images']:,} damaged copies of {found['seeds']} files: {found['done']:,} were read, "
+        f"{found['failed']:,} have their reason, none is missing. The longest took {found['longest_s']:.1f} s of CPU "
+        f"time; peak memory {found['peak_mb']:.0f} MB."
+    )
+
+
 def main() -> None:
     options = _options()
     file = HERE / "folder.json"
@@ -348,6 +406,7 @@ def main() -> None:
             "many": lambda: many(options.images, options.bad, work),
             "rate": lambda: rate(options.photos, options.rounds, work),
             "scaled": lambda: scaled(options.camvid, work),
+            "mutated": lambda: mutated(options.seeds, options.images, work),
         }[options.part]()
     measured["machine"] = machine.describe().named
     results[options.part] = measured
@@ -359,12 +418,14 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    each = {name: parts.add_parser(name) for name in ("many", "rate", "scaled")}
+    each = {name: parts.add_parser(name) for name in ("many", "rate", "scaled", "mutated")}
     each["many"].add_argument("--images", type=int, default=100_000)
     each["many"].add_argument("--bad", type=int, default=20_000)
     each["rate"].add_argument("--photos", type=Path, required=True)
     each["rate"].add_argument("--rounds", type=int, default=5)
     each["scaled"].add_argument("--camvid", type=Path, required=True)
+    each["mutated"].add_argument("--seeds", type=Path, required=True)
+    each["mutated"].add_argument("--images", type=int, default=5000)
     for parser_ in each.values():
         parser_.add_argument("--work", type=Path)
     return parser.parse_args()

@@ -42,7 +42,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BAND_ROWS = 64  # rows converted at once: no second full-size copy
+_BAND_ROWS, _BAND_PIXELS = 64, 2**18  # converted at once, at least: no second full-size copy
 _LONGEST_JPEG_SIDE = 65_500
 _MASK, _OVERLAY = "segdeploy mask", b"segdeploy overlay"  # what our files say of themselves
 _PNG_MARK = b"tEXtSoftware\0" + _MASK.encode()
@@ -371,8 +371,9 @@ def _to_colour(image: Image.Image) -> UInt8:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    for top in range(0, image.height, _BAND_ROWS):
-        bottom = min(top + _BAND_ROWS, image.height)
+    rows = max(_BAND_ROWS, _BAND_PIXELS // image.width)  # of an image one pixel wide, as damaged files declare it
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
