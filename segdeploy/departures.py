@@ -1,4 +1,4 @@
-"""Looks for the first layer in which a graph departs from PyTorch."""
+"""Looks for the first layer in which a graph departs from what its masks are compared with."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Departures:
-    """What the first failing stage does otherwise than PyTorch, or the last one that ran, on its worst image."""
+    """What the first failing stage does otherwise than its reference, or the last one that ran, on its worst image."""
 
     graph: Artifact
     file: Artifact
@@ -38,12 +38,12 @@ class Departures:
         name = self.found.first_failing_stage or self.found.proven_to
         stage = next(each for run in runs for each in run.each_batch if each.name == name)
         picture = self._worst(pictures, stage.name)
-        if self.graph.origin.foreign is not None and name == FP32_STAGE:
+        if name == FP32_STAGE and _was_module(self.graph):
             return _not_the_original(picture)
         image = images.prepared(images.read(picture.image), self.graph.spec)
         with progress(f"Looking into {self.file.path.stem}", 1) as done:
             rounding, model, run = self._looked_into(stage)
-            look = self._look(model, image, run)
+            look = self._look(stage, model, image, run)
             done()
         drawn = None if stage.engine is None else stage.engine.classify(image[None])[0]
         expected, _ = self.reference.class_map(image)
@@ -57,19 +57,38 @@ class Departures:
             departure = dataclasses.replace(departure, text=f"{departure.text} {about}")
         return departure
 
-    def _look(self, model: "onnx.ModelProto", image: "NDArray[np.uint8]", run: "Run") -> "Look":
-        """Beside our network in PyTorch or, of a graph that was adopted, beside the float32 graph it was made of."""
+    def _look(self, stage: "StageRun", model: "onnx.ModelProto", image: "NDArray[np.uint8]", run: "Run") -> "Look":
+        """Beside our network in PyTorch; a graph that was adopted, beside what it was made of.
+
+        That is the ONNX file for the float32 graph, and this for one of low precision.
+        """
         import onnx
 
-        bisection = with_torch.bisection()
+        bisection, foreign = with_torch.bisection(), self.graph.origin.foreign
         look: Look
-        if self.graph.origin.foreign is not None:
-            exact = onnx.load(workspace.fp32_graph_of(self.graph).path)
-            look = bisection.look_beside(exact, model, image, run=run)
-        else:
+        if foreign is None:
             walked = cast("TorchReference", self.reference)
             look = bisection.look(walked.network, self.graph.spec, model, image, run=run)
+        elif self._is_of_fp32(stage):
+            original = workspace.original_of(self.graph)
+            look = with_torch.beside_original().look(original, foreign.reading, model, image, run=run)
+        else:
+            exact = onnx.load(workspace.fp32_graph_of(self.graph).path)
+            look = bisection.look_beside(exact, model, image, run=run)
         return look
+
+    def _rounding(self, stage: "StageRun") -> "Tolerance":
+        rounding: Tolerance
+        if not self._is_of_fp32(stage):
+            rounding = precision.module(self.graph.precision).TOLERANCE
+        elif self.graph.origin.foreign is None:
+            rounding = with_torch.bisection().FLOAT32
+        else:
+            rounding = with_torch.beside_original().ADDED_UP
+        return rounding
+
+    def _is_of_fp32(self, stage: "StageRun") -> bool:
+        return stage.name == FP32_STAGE or self.graph.precision is Precision.FP32
 
     def _worst(self, pictures: Sequence[Picture], stage: str) -> Picture:
         worst = next(each.worst_images for each in self.found.stages if each.name == stage)
@@ -84,17 +103,24 @@ class Departures:
 
         from segdeploy.engines import ort
 
-        bisection = with_torch.bisection()
         search = with_torch.quantization()
         graph = workspace.fp32_graph_of(self.graph) if stage.name == FP32_STAGE else self.graph
-        wide = graph.precision is Precision.FP32
-        rounding = bisection.FLOAT32 if wide else precision.module(graph.precision).TOLERANCE
+        rounding = self._rounding(stage)
         model = onnx.load(graph.path)
         if stage.name == "engine" and stage.engine is not None and self.file.kind == "graph":
             tensors = engines.of_graphs(stage.engine.runtime).tensors
             return rounding, model, functools.partial(tensors, device=stage.engine.device)
         model, optimised = search.arithmetic(graph, model, as_written=True)
         return rounding, model, functools.partial(ort.tensors, device="cpu", optimised=optimised)
+
+
+def can_look_into(graph: Artifact) -> bool:
+    """Whether there is something to compare its layers with: the float32 graph of a torch module has nothing."""
+    return graph.precision is not Precision.FP32 or not _was_module(graph)
+
+
+def _was_module(graph: Artifact) -> bool:
+    return graph.origin.foreign is not None and graph.origin.foreign.kind != "ONNX"
 
 
 def _not_the_original(picture: Picture) -> Departure:
@@ -107,5 +133,5 @@ def _not_the_original(picture: Picture) -> Departure:
         tolerance=0.0,
         image=picture.image.name,
         layers_compared=0,
-        text="The float32 graph itself does not draw what was adopted draws: adopt it again.",
+        text="The float32 graph itself does not draw what the module draws that was adopted: adopt it again.",
     )

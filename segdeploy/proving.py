@@ -122,10 +122,10 @@ def judge(
 
 
 def _require_walkable(graph: Artifact) -> None:
-    """Departures are looked for beside our network in PyTorch, or beside the float32 graph of one that was adopted."""
-    if graph.origin.foreign is not None and graph.precision is Precision.FP32:
+    """The float32 graph of a torch module that was adopted has nothing beside it: the module has no such nodes."""
+    if not departures.can_look_into(graph):
         raise InvalidRequestError(
-            f"{graph.spec.name} was adopted: --bisect walks beside its float32 graph, and this is that graph.",
+            f"{graph.spec.name} was a torch module: --bisect walks beside its float32 graph, and this is that graph.",
             "Give a graph of low precision: --engine ort:int8",
         )
 
@@ -311,7 +311,8 @@ def require_passed(found: Certificate, graph: Artifact) -> None:
         raise limits.inconclusive(graph.path, found.inconclusive or "")
     reason = "" if found.failing is None else found.failing.reason
     since = f"from the stage {found.first_failing_stage!r} on"
+    look = f", or see where: segdeploy parity --model {graph.path} --engine {graph.precision} --bisect"
     raise GateFailedError(
         f"{graph.path} does not draw {drawn_by(found)} masks {since}: {reason}.",
-        f"Give another --size, or see where: segdeploy parity --model {graph.path} --engine {graph.precision} --bisect",
+        f"Give another --size{look if departures.can_look_into(graph) else '.'}",
     )

@@ -31,6 +31,11 @@ def bisection() -> ModuleType:
     return _imported("segdeploy.proof.bisection")
 
 
+def beside_original() -> ModuleType:
+    """The walk beside an ONNX file of somebody else. Raise MissingRuntimeError where PyTorch is not installed."""
+    return _imported("segdeploy.proof.beside_original")
+
+
 @extras.named_where_missing()
 def _imported(module: str) -> ModuleType:
     return importlib.import_module(module)

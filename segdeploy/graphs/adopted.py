@@ -4,6 +4,7 @@ What it draws is defined by `segdeploy.graphs.reading`, in NumPy; here are the s
 runtime takes.
 """
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -105,8 +106,11 @@ def name_nodes(model: "onnx.ModelProto") -> None:
         del node.metadata_props[:]
 
 
-def _rename(model: "onnx.ModelProto") -> dict[str, str]:
-    """Spell tensors without slashes: low precision names what it adds `TENSOR/...`, and meets no name of theirs."""
+def names_in(model: "onnx.ModelProto") -> dict[str, str]:
+    """What each tensor of a foreign graph is called once it is adopted, whichever spelling of the graph was taken.
+
+    Names have no slashes: low precision names what it adds `TENSOR/...`, and meets no name of theirs.
+    """
     graph = model.graph
     every = [
         *(each.name for each in (*graph.input, *graph.initializer)),
@@ -115,11 +119,16 @@ def _rename(model: "onnx.ModelProto") -> dict[str, str]:
     names, used = {"": ""}, {IMAGES, "class_map", "logits"}
     for name in dict.fromkeys(every):
         if name:
-            plain = free = _UNSAFE.sub(".", name)
-            while free in used:
-                free = f"{plain}.{len(used)}"
-            used.add(free)
-            names[name] = free
+            plain = _UNSAFE.sub(".", name)
+            numbered = (f"{plain}.{number}" for number in itertools.count(2))
+            names[name] = next(free for free in itertools.chain([plain], numbered) if free not in used)
+            used.add(names[name])
+    return names
+
+
+def _rename(model: "onnx.ModelProto") -> dict[str, str]:
+    """Give every tensor the name it has from now on."""
+    graph, names = model.graph, names_in(model)
     for each in (*graph.input, *graph.initializer, *graph.output):
         each.name = names[each.name]
     _rename_nodes(graph, names)

@@ -60,11 +60,15 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen in one image (H, W, 3): every step, in the order they run in, and the copy's class map."""
+    """What was seen in one image (H, W, 3): every step, in the order they run in, and the copy's class map.
+
+    `each_alone`: every layer was judged by what it makes of the values that the copy gave it.
+    """
 
     steps: Sequence[Step]
     class_map: ClassMap
     beside: str = "PyTorch"
+    each_alone: bool = True
 
     @property
     def layers(self) -> int:
@@ -160,13 +164,17 @@ class _Copy:
 
     def nodes_before(self, tensor: str) -> list[onnx.NodeProto]:
         """The nodes between what earlier layers give and a tensor, in the order of the graph."""
-        ends = {tap.tensor for tap in self.given.values()}
-        wanted, found = {tensor}.difference(ends), list[onnx.NodeProto]()
-        for node in reversed(self.graph.nodes):
-            if wanted.intersection(node.output):
-                found.append(node)
-                wanted.update(set(node.input).difference(ends))
-        return found[::-1]
+        return nodes_between(self.graph, {tap.tensor for tap in self.given.values()}, tensor)
+
+
+def nodes_between(graph: Graph, ends: Collection[str], tensor: str) -> list[onnx.NodeProto]:
+    """The nodes between some tensors and one that is made of them, in the order of the graph."""
+    wanted, found = {tensor}.difference(ends), list[onnx.NodeProto]()
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.output):
+            found.append(node)
+            wanted.update(set(node.input).difference(ends))
+    return found[::-1]
 
 
 class _Walk:
@@ -181,17 +189,17 @@ class _Walk:
         """Compare what a layer reads, and let PyTorch's read the copy's."""
         tap, node = self.copy.read[name], self.copy.layers[name]
         found = tap.value(self.seen)
-        error = _error(found, tap.judged(expected), expected)
+        error = error_of(found, tap.judged(expected), expected)
         nodes = self.copy.nodes_before(node.input[0])
         rounds = tap.rounded or self.copy.rounds(nodes)
-        self.steps.append(Step("before a layer", name, error, _names(nodes), rounds))
+        self.steps.append(Step("before a layer", name, error, names_of(nodes), rounds))
         return found if found.shape == expected.shape else expected
 
     def out_of(self, name: str, expected: Tensor) -> Tensor:
         """Compare what a layer gives, and let PyTorch go on with the copy's."""
         tap = self.copy.given[name]
         found = self._found(tap, expected)
-        self.steps.append(Step("layer", name, _error(found, tap.judged(expected), expected), [name], tap.rounded))
+        self.steps.append(Step("layer", name, error_of(found, tap.judged(expected), expected), [name], tap.rounded))
         return self.continued(name, expected)
 
     def _found(self, tap: _Tap, expected: Tensor) -> Tensor:
@@ -213,14 +221,14 @@ class _Walk:
         """Compare the logits, and the class map that was made of them; give that."""
         logits = self.copy.logits.value(self.seen)
         nodes = self.copy.nodes_before(self.copy.logits.tensor)
-        error, rounds = _error(logits, expected, expected), self.copy.rounds(nodes)
-        self.steps.append(Step("logits", None, error, _names(nodes), rounds))
+        error, rounds = error_of(logits, expected, expected), self.copy.rounds(nodes)
+        self.steps.append(Step("logits", None, error, names_of(nodes), rounds))
         decided: ClassMap = logits[0].numpy().argmax(axis=0).astype(np.uint8)
         if self.copy.output == self.copy.logits.tensor:
             return decided
         class_map: ClassMap = self.seen[self.copy.output][0]
         nodes = self.copy.nodes_before(self.copy.output)[len(nodes) :]
-        self.steps.append(Step("class map", None, float(np.mean(decided != class_map)), _names(nodes)))
+        self.steps.append(Step("class map", None, float(np.mean(decided != class_map)), names_of(nodes)))
         return class_map
 
 
@@ -262,9 +270,9 @@ def look_beside(exact: onnx.ModelProto, model: onnx.ModelProto, image: Images, *
     logits = walked.logits.value(walk.seen)
     nodes = walked.nodes_before(walked.logits.tensor)
     expected = torch.from_numpy(between.logits)
-    walk.steps.append(Step("logits", None, _error(logits, expected, expected), _names(nodes), walked.rounds(nodes)))
+    walk.steps.append(Step("logits", None, error_of(logits, expected, expected), names_of(nodes), walked.rounds(nodes)))
     wrong = float(np.mean(cut.decided(logits.numpy()) != class_map))
-    walk.steps.append(Step("class map", None, wrong, _names(walked.nodes_before(walked.output)[len(nodes) :])))
+    walk.steps.append(Step("class map", None, wrong, names_of(walked.nodes_before(walked.output)[len(nodes) :])))
     return Look(walk.steps, class_map, beside="the float32 graph")
 
 
@@ -290,12 +298,13 @@ def departure(found: Look, *, stage: str, rounding: Tolerance, image: str, other
 
 def none_found(found: Look, drawn: ClassMap | None, expected: ClassMap, *, passed: bool) -> str:
     """What there is to say where every step agrees: of the copy, and of what the stage itself has drawn."""
-    text = f"All {found.layers} layers, each given what the copy gave it, give what {found.beside} gives."
+    alone = ", each given what the copy gave it," if found.each_alone else ""
+    text = f"All {found.layers} layers{alone} give what {found.beside} gives."
     if passed or drawn is None:
         return text
     by_copy, by_stage = (int(np.count_nonzero(each != expected)) for each in (found.class_map, drawn))
     if by_stage > 2 * by_copy:
-        masks = f"The copy's mask differs from PyTorch's in {by_copy} pixels, the stage's own in {by_stage}"
+        masks = f"The copy's mask differs from the reference's in {by_copy} pixels, the stage's own in {by_stage}"
         return f"{text} {masks}: what the stage runs is not its graph, but an older one or a fusion that goes wrong."
     return f"{text} What differs is rounding that adds up over the layers."
 
@@ -312,10 +321,11 @@ def _said(step: Step) -> str:
         return f"What {layer} reads is {by}; every layer before it is right. {between}"
     if step.kind == "logits":
         return f"The logits are {by}; every layer is right. Behind the last one: {nodes}."
-    return f"The logits are right; the class map is not their argmax in {step.error:.2%} of the pixels: {nodes}."
+    wrong = f"the class map is not what follows from them in {step.error:.2%} of the pixels"
+    return f"All layers are right; {wrong}. Behind the last one: {nodes}."
 
 
-def _names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+def names_of(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return [node.name for node in nodes]
 
 
@@ -338,7 +348,7 @@ def _convolutions(network: nn.Module, named: Collection[str]) -> Iterator[tuple[
                 yield f"{path}/{kind}", module
 
 
-def _error(found: Tensor, expected: Tensor, scale: Tensor) -> float:
+def error_of(found: Tensor, expected: Tensor, scale: Tensor) -> float:
     """The RMS of the difference over that of `scale`; infinite for another shape or what is no number."""
     if found.shape != expected.shape:
         return math.inf
