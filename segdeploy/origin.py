@@ -155,13 +155,14 @@ class ForeignOrigin:
     a torch module, whose program of torch.export was then kept as that file.
 
     `pictures`: what the graph was adopted with; what it becomes is proven on them. `folder`: where their masks are read
-    by its layout.
+    by its layout. `notes`: what adopting it had to say, such as what stretching images costs it.
     """
 
     kind: ForeignKind
     path: str | None
     sha256: str
     reading: GraphReading
+    notes: tuple[str, ...] = ()
     pictures: tuple[ProofPicture, ...] = ()
     folder: ValidationFolder | None = None
     built_from: ModuleSource | None = None

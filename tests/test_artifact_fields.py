@@ -124,6 +124,7 @@ ORIGIN = Origin(
             threshold=0.5,
             values=(0, 255),
         ),
+        notes=("one channel of logits: class 1 above 0.5",),
         pictures=(ProofPicture(image="a.png", image_sha256=SHA256, mask="b.png", mask_sha256=SHA256),),
         built_from=ModuleSource(named="mine:build", path="../weights.pth", sha256=SHA256),
     ),

@@ -69,15 +69,18 @@ def _adopted(original: Original, name: str, options: AdoptOptions, progress: Pro
         )
     search = preprocessing.Search(original.path, original.model, sight.reading, spec, tuple(deciding_on))
     prepared = preprocessing.prepared(search, original.about, options, progress=progress)
-    sight = dataclasses.replace(sight, reading=dataclasses.replace(sight.reading, preprocessing=prepared.how))
+    sight = dataclasses.replace(
+        sight,
+        reading=dataclasses.replace(sight.reading, preprocessing=prepared.how),
+        notes=(*original.notes, *sight.notes, *prepared.notes),
+    )
     spec = preprocessing.with_normalisation(spec, prepared.how)
     with progress(f"Adopting {name}", 1) as done:
         graph = _written(original, sight, spec, proving_on, labels=labels)
         done()
     _require_kept(original, graph, proving_on)
     proven = _proven(graph, proving_on, options, progress)
-    notes = (*original.notes, *sight.notes, *prepared.notes)
-    return Adopted(graph=proven, source=prepared.source, notes=notes, table=prepared.table)
+    return Adopted(graph=proven, source=prepared.source, notes=sight.notes, table=prepared.table)
 
 
 def _require_free(name: str, *, overwrite: bool) -> None:
@@ -219,7 +222,12 @@ def _origin_of(original: Original, sight: "Sight", folder: Path) -> ForeignOrigi
     if source is not None and source.path is not None:
         source = dataclasses.replace(source, path=os.path.relpath(source.path, folder))
     return ForeignOrigin(
-        kind=original.kind, path=None, sha256=original.sha256, reading=sight.reading, built_from=source
+        kind=original.kind,
+        path=None,
+        sha256=original.sha256,
+        reading=sight.reading,
+        notes=sight.notes,
+        built_from=source,
     )
 
 

@@ -90,8 +90,11 @@ def _tried(search: Search, labelled: Sequence[Picture], progress: Progress) -> c
 
 
 def _undecided(path: Path, table: conventions.Table) -> UndecidedError:
-    best, several = table.stretching[0], next(conventions.remarks(table), "none does well")
-    reason = several if best.miou >= conventions.LEAST else "none does well"
+    best = table.stretching[0]
+    if best.miou < conventions.LEAST:
+        reason = conventions.letterboxes(table) or "none does well"
+    else:
+        reason = "; ".join(conventions.remarks(table))
     said = f"labelled images do not decide how those of {shown(path)} are prepared"
     return UndecidedError(f"{said}: {reason} (best mIoU {best.miou:.3f}).", HOW.partition("; or")[0], table)
 

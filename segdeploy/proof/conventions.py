@@ -48,13 +48,15 @@ class Convention:
 class Score:
     """How a convention does on labelled images: mIoU in 0..1.
 
-    `reversed_miou`: with the classes in reverse order. `is_alike`: these images do not tell it from the best.
+    `reversed_miou`: with the classes in reverse order. `is_alike`: these images do not tell it from the best that
+    stretches; `is_ahead`: they say that it is better, as it may be where images are letterboxed.
     """
 
     convention: Convention
     miou: float
     reversed_miou: float
     is_alike: bool
+    is_ahead: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +191,13 @@ def _best(counts: Mapping[Convention, NDArray[np.int64]]) -> Convention:
 
 def _score(convention: Convention, counts: NDArray[np.int64], best: NDArray[np.int64]) -> Score:
     """Of the confusions (images, K, K) of a convention, and of the best one."""
-    return Score(convention, _miou(counts), _miou(counts[:, :, ::-1]), is_alike=not _is_behind(counts, best))
+    return Score(
+        convention,
+        _miou(counts),
+        _miou(counts[:, :, ::-1]),
+        is_alike=not _is_behind(counts, best),
+        is_ahead=_is_behind(best, counts),
+    )
 
 
 def _is_behind(counts: NDArray[np.int64], best: NDArray[np.int64]) -> bool:
@@ -221,13 +229,25 @@ def _fitted(
 
 def remarks(table: Table) -> Iterator[str]:
     """What is worth saying of a table: what cannot be told apart, letterboxes, classes in another order."""
-    best, plain = table.scores[0], table.stretching[0]
+    plain = table.stretching[0]
     if names := [score.convention.name for score in table.alike]:
         yield f"{', '.join([plain.convention.name, *names])} cannot be told apart on {table.images} images"
-    if best.convention.letterboxed and best.miou - plain.miou >= NOTABLE:
-        scores = f"mIoU {best.miou:.3f} against {plain.miou:.3f}"
-        yield f"letterboxed images suit it better ({scores}); here they are stretched"
+    if said := letterboxes(table):
+        yield said
     if plain.reversed_miou > plain.miou + NOTABLE:
         yield f"its classes seem to be in reverse order (mIoU {plain.reversed_miou:.3f} against {plain.miou:.3f})"
     if plain.convention.of_images:
         yield f"mean and deviation are those of {table.images} images here: those of its training are better, if known"
+
+
+def letterboxes(table: Table) -> str | None:
+    """What stretching costs a network that was trained on letterboxed images; None where labels do not say so."""
+    plain = table.stretching[0]
+    for score in table.scores:
+        if score.convention.letterboxed and score.is_ahead and score.miou - plain.miou >= NOTABLE:
+            scores = f"mIoU {score.miou:.3f} letterboxed, {plain.miou:.3f} stretched"
+            return (
+                f"it was trained on letterboxed images, as it seems ({scores}): "
+                f"here they are stretched, which costs {score.miou - plain.miou:.3f} mIoU"
+            )
+    return None

@@ -1,17 +1,20 @@
 """Packaged networks exported without their preprocessing, each right under one convention alone: labels find which."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from foreign_graphs import decided_by_red, labelled_by_red
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import segdeploy
-from segdeploy import workspace
+from segdeploy import artifact, workspace
 from segdeploy.adopting.options import AdoptOptions, UndecidedError
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
@@ -171,3 +174,74 @@ def test_the_mean_of_the_images_themselves_is_tried(packaged: dict[str, tuple[on
     found = found_by_labels(packaged, "unet", numbers["own mean, /255 bgr"], data)
     assert "own mean, /255 bgr" in found.source
     assert any("mean and deviation are those of 6 images" in note for note in found.notes)
+
+
+def letterboxed(folder: Path, model: onnx.ModelProto) -> Path:
+    """The images cut to half their height, and the masks that a network draws of them with grey above and below."""
+    network = onnxruntime.InferenceSession(model.SerializeToString())
+    labelled(folder)
+    margin = SIZE // 4
+    for path in (folder / "images").glob("*"):
+        canvas = np.full((SIZE, SIZE, 3), 114, np.uint8)
+        canvas[margin:-margin] = np.asarray(Image.open(path))[margin:-margin]
+        Image.fromarray(canvas[margin:-margin]).save(path)
+        (logits,) = network.run(None, {"taken": canvas.transpose(2, 0, 1)[None].astype(np.float32)})
+        drawn = logits[0].argmax(axis=0)[margin:-margin].astype(np.uint8)
+        Image.fromarray(drawn).save(folder / "masks" / path.name)
+    return folder
+
+
+def test_what_stretching_costs_a_network_that_was_trained_on_letterboxed_images_is_said(
+    packaged: dict[str, tuple[onnx.ModelProto, Spec]],
+) -> None:
+    """In the table, in a note, and in the manifest, which `inspect` shows; the colours are found all the same."""
+    how = KNOWN["0..255"].preprocessing
+    data = letterboxed(Path("data"), planted(*exported(packaged, "unet"), how))
+    found = found_by_labels(packaged, "unet", how, data)
+    assert preprocessing_of(found) == how
+    assert found.table is not None
+    best, plain = found.table.scores[0], found.table.stretching[0]
+    assert (best.convention.name, best.miou) == ("0..255 letterboxed", 1.0)
+    cost = f"here they are stretched, which costs {1 - plain.miou:.3f} mIoU"
+    assert any("trained on letterboxed images" in note and cost in note for note in found.notes)
+    manifest = json.loads(artifact.manifest_path(found.graph.path).read_text())
+    assert manifest["origin"]["foreign"]["notes"] == list(found.notes)
+
+
+def test_letterboxes_are_said_where_stretched_images_decide_nothing(
+    packaged: dict[str, tuple[onnx.ModelProto, Spec]],
+) -> None:
+    """DeepLabv3 draws too little of stretched nuclei to tell two conventions apart."""
+    how = KNOWN["0..255"].preprocessing
+    data = letterboxed(Path("data"), planted(*exported(packaged, "deeplabv3"), how))
+    with pytest.raises(UndecidedError, match="cannot be told apart on 6 images; it was trained on letterboxed images"):
+        found_by_labels(packaged, "deeplabv3", how, data)
+
+
+def test_where_stretching_is_right_nothing_is_said_of_letterboxes(
+    packaged: dict[str, tuple[onnx.ModelProto, Spec]],
+) -> None:
+    """The same images in half their height, with the masks that people drew."""
+    data = labelled(Path("data"))
+    for path in (*data.glob("images/*"), *data.glob("masks/*")):
+        with Image.open(path) as picture:
+            picture.crop((0, SIZE // 4, SIZE, SIZE - SIZE // 4)).save(path)
+    found = found_by_labels(packaged, "unet", KNOWN["0..255"].preprocessing, data)
+    assert found.table is not None
+    assert "0..255 letterboxed" in {score.convention.name for score in found.table.scores}
+    assert not any("letterboxed" in note for note in found.notes)
+
+
+def test_where_nothing_but_letterboxing_does_well_that_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no preprocessing is taken: which of them is right cannot be said of images that are stretched."""
+    plain = KNOWN["0..255"]
+    boxed = dataclasses.replace(plain, name="0..255 letterboxed", letterboxed=True)
+    scores = (
+        conventions.Score(boxed, 0.8, 0.1, is_alike=False, is_ahead=True),
+        conventions.Score(plain, 0.1, 0.1, is_alike=True, is_ahead=False),
+    )
+    monkeypatch.setattr(conventions, "tried", lambda *_, **__: conventions.Table(scores, 8))
+    decided_by_red(Path("theirs.onnx"))
+    labelled_by_red(Path("by_red"))
+    with pytest.raises(UndecidedError, match="trained on letterboxed images"):
+        segdeploy.adopt("theirs.onnx", name="mine", options=AdoptOptions(data=Path("by_red")))
