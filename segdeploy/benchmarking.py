@@ -352,7 +352,7 @@ def _with_profile(
 ) -> Contestant:
     """With the time of each layer, where the runtime can say it."""
     subject, engine = contestant.subject, contestant.engine
-    spent = None
+    files, spent = files[:1] if engine.alone else files, None
     with progress(f"Profiling {subject.id}", 1) as done:
         try:
             spent = layers.profile(

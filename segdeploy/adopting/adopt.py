@@ -35,12 +35,14 @@ from segdeploy.spec import Precision, Spec
 if TYPE_CHECKING:
     import onnx
 
+    from segdeploy.graphs.original import Original as Network
     from segdeploy.graphs.probing import Sight
     from segdeploy.graphs.said import Said
 
 MODEL = "onnx"  # the `model` of a Spec whose network is none of ours
 PROBES = 3  # images it is run on to see what it is, and in one batch
 BINARY = ("background", "foreground")
+ALONE = "its batch cannot be freed exactly: it takes one image at a time, and engines run a batch image by image"
 IGNORED = 255  # in the masks of a labelled folder
 
 
@@ -80,7 +82,8 @@ def _adopted(original: Original, name: str, options: AdoptOptions, progress: Pro
         done()
     _require_kept(original, graph, proving_on)
     proven = _proven(graph, proving_on, options, progress)
-    return Adopted(graph=proven, source=prepared.source, notes=sight.notes, table=prepared.table)
+    notes = () if proven.origin.foreign is None else proven.origin.foreign.notes
+    return Adopted(graph=proven, source=prepared.source, notes=notes, table=prepared.table)
 
 
 def _require_free(name: str, *, overwrite: bool) -> None:
@@ -182,7 +185,7 @@ def _written(
     labels: _Labels | None,
 ) -> Artifact:
     """The deployed graph and its manifest, unproven."""
-    from segdeploy.graphs import foreign
+    from segdeploy.graphs import adopted, foreign
 
     target = below(workspace.EXPORTS, f"{spec.name}.{Precision.FP32}.onnx")
     found = _origin_of(original, sight, target.parent)
@@ -195,6 +198,7 @@ def _written(
     origin = dataclasses.replace(
         found,
         path=os.path.relpath(kept, target.parent),
+        notes=(*found.notes, *([ALONE] if adopted.takes_one_image(graph) else [])),
         pictures=tuple(pictures.remembered(proving_on, target.parent)),
         folder=None if labels is None else dataset.remembered_folder(labels.data, target.parent),
     )
@@ -270,46 +274,60 @@ def _require_kept(original: Original, graph: Artifact, proving_on: Sequence[Pict
 
 
 def _equal(original: Original, found: ForeignOrigin, sight: "Sight", spec: Spec) -> "onnx.ModelProto":
-    """The first spelling that draws the original's masks, of images alone and together."""
+    """The first spelling that draws the original's masks, of images together; else of each alone."""
     from segdeploy.graphs import adopted, foreign, probing
+    from segdeploy.graphs.original import Original as Network
 
     model = original.model
     reference = _reference(original, found, spec)
     shown_images = np.stack([probing.fitted(probe, sight.size) for probe in _probes()])
     reason = f"is written in opset {foreign.opset_of(model)}, and cannot be converted to one that is deployed"
+    of_one = None
     for graph in adopted.candidates(model, sight, spec, sha256=found.sha256):
-        difference = _difference(graph, reference, shown_images)
-        if difference is None:
+        network = Network(graph)
+        difference = _difference(network, reference, shown_images)
+        if difference is not None:
+            reason = difference
+        elif _takes_a_batch(network, reference, shown_images):
             return graph
-        reason = difference
-    raise foreign.refused(original.path, reason, "Export it again, with a dynamic batch and a newer opset.")
+        elif of_one is None:
+            single = adopted.of_one_image(graph)
+            of_one = single if _difference(Network(single), reference, shown_images) is None else None
+    if of_one is None:
+        raise foreign.refused(original.path, reason, "Export it again, with a dynamic batch and a newer opset.")
+    return of_one
 
 
-def _difference(graph: "onnx.ModelProto", reference: Reference, batch: NDArray[np.uint8]) -> str | None:
-    """Why a graph is not the original: other masks, or an image that is not its own in a batch; None where it is."""
-    from segdeploy.graphs import adopted
-    from segdeploy.graphs.original import Original
-
-    network = Original(graph)
-    try:
-        alone = np.concatenate(
-            [network.run(adopted.IMAGES, image[None])[graph.graph.output[0].name] for image in batch]
-        )
-    except SegdeployError as error:
-        return f"cannot be deployed: {error.what}"
-    for image, drawn in zip(batch, alone, strict=True):
-        expected, tied = reference.class_map(image)
-        if drawn.shape != expected.shape or (drawn != expected)[~tied].any():
+def _difference(network: "Network", reference: Reference, batch: NDArray[np.uint8]) -> str | None:
+    """Why a graph is not the original, of each image alone; None where it is."""
+    for image in batch:
+        try:
+            drawn = _drawn(network, image[None])
+        except SegdeployError as error:
+            return f"cannot be deployed: {error.what}"
+        if not _are_the_originals(drawn, reference, image[None]):
             return "cannot be deployed: in the deployed form it draws other masks"
+    return None
+
+
+def _takes_a_batch(network: "Network", reference: Reference, batch: NDArray[np.uint8]) -> bool:
     try:
-        together = network.run(adopted.IMAGES, batch)[graph.graph.output[0].name]
+        drawn = _drawn(network, batch)
     except InvalidFileError:
-        together = alone[:1]
-    is_same = together.shape == alone.shape and all(
-        not (one != other)[~reference.class_map(image)[1]].any()
-        for one, other, image in zip(alone, together, batch, strict=True)
-    )
-    return None if is_same else "takes one image at a time, and its batch cannot be freed exactly"
+        return False
+    return _are_the_originals(drawn, reference, batch)
+
+
+def _drawn(network: "Network", batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from segdeploy.graphs import adopted
+
+    return np.asarray(network.run(adopted.IMAGES, batch)[network.outputs[0]], np.uint8)
+
+
+def _are_the_originals(drawn: NDArray[np.uint8], reference: Reference, batch: NDArray[np.uint8]) -> bool:
+    """Whether the class maps of images are those that the original draws of each alone, but for near-ties."""
+    expected, tied = map(np.stack, zip(*map(reference.class_map, batch), strict=True))
+    return drawn.shape == expected.shape and not (drawn != expected)[~tied].any()
 
 
 def _proven(graph: Artifact, proving_on: Sequence[Picture], options: AdoptOptions, progress: Progress) -> Artifact:

@@ -59,13 +59,14 @@ class Engine(abc.ABC):
 
     `delivered` is the type the layers are really computed in, None where nobody can tell; `concurrent` is the
     module's `CONCURRENT`; `in_flight` is how many batches keep it busy. `finite`: whether all logits of the last call
-    were, as far as this engine looks at them.
+    were, as far as this engine looks at them. `alone`: the graph takes one image, so a batch is run image by image.
     """
 
     runtime: ClassVar[str]
     concurrent: ClassVar[bool] = False
     in_flight: int = 1
     finite: bool = True
+    alone: bool = False
 
     def __init__(self, spec: Spec, *, device: str, delivered: Precision | None) -> None:
         self.spec = spec
@@ -91,7 +92,16 @@ class Engine(abc.ABC):
                 f"the images are {given}; this engine takes uint8 (N, {str(expected)[1:]}, N >= 1.",
                 "Resize with segdeploy.images.prepared, or export with --size.",
             )
-        return Ticket(self, len(batch), self._submit(np.ascontiguousarray(batch)))
+        held = np.ascontiguousarray(batch)
+        return Ticket(self, len(batch), self._one_by_one(held) if self.alone else self._submit(held))
+
+    def _one_by_one(self, batch: Images) -> list[Any]:
+        pending, finite = [], True
+        for image in batch:
+            pending.append(self._submit(image[None]))
+            finite &= self.finite
+        self.finite = finite
+        return pending
 
     def collect(self, ticket: Ticket, out: ClassMaps | None = None) -> ClassMaps:
         """The class maps (N, H', W') of a batch that was submitted here, into `out` where it is given."""
@@ -102,15 +112,23 @@ class Engine(abc.ABC):
             )
         self._require_room(ticket, out)
         ticket.collected = True
-        return self._collect(ticket.pending, out)
+        if not self.alone:
+            return self._collect(ticket.pending, out)
+        drawn = np.empty(self._shape_of(ticket), np.uint8) if out is None else out
+        for index, pending in enumerate(ticket.pending):
+            self._collect(pending, drawn[index : index + 1])
+        return drawn
 
     def device_ms(self, batch: Images, *, runs: int) -> list[float] | None:  # noqa: ARG002 - most have no such clock
         """Milliseconds of each of `runs` computations on the device, without copies; None: this runtime cannot say."""
         return None
 
-    def _require_room(self, ticket: Ticket, out: ClassMaps | None) -> None:
+    def _shape_of(self, ticket: Ticket) -> tuple[int, int, int]:
         inside = 2 * self.spec.margin
-        expected = (ticket.count, self.spec.height - inside, self.spec.width - inside)
+        return ticket.count, self.spec.height - inside, self.spec.width - inside
+
+    def _require_room(self, ticket: Ticket, out: ClassMaps | None) -> None:
+        expected = self._shape_of(ticket)
         if out is not None and (out.dtype != np.uint8 or out.shape != expected):
             raise InvalidRequestError(
                 f"`out` is {out.dtype} {out.shape}; the class maps are uint8 {expected}.",

@@ -13,7 +13,7 @@ from segdeploy.artifact import Artifact
 from segdeploy.engines import _audit, _plan_build
 from segdeploy.engines._base import ENOUGH
 from segdeploy.engines._plan_build import Log, Trt, log_of
-from segdeploy.errors import GateFailedError, InvalidFileError
+from segdeploy.errors import GateFailedError, InvalidFileError, InvalidRequestError
 from segdeploy.low_precision import Executed
 from segdeploy.origin import GraphOrigin, Origin
 from segdeploy.progress import Progress
@@ -42,6 +42,7 @@ def compile_plan(trt: Trt, graph: Artifact, folder: Path, build: PlanBuild, *, p
     log = log_of(trt)
     builder = trt.Builder(log.logger)
     network = _plan_build.parse(trt, builder, log, graph.path, data)
+    _require_batch(graph, network, build.options)
     typed = _audit.typed(trt, network)
     asked = {graph.precision.value: 1.0} if graph.low_precision is None else dict(graph.low_precision.asked)
     _require_typed(graph, asked, typed.shares())
@@ -69,6 +70,11 @@ def compile_plan(trt: Trt, graph: Artifact, folder: Path, build: PlanBuild, *, p
     described = _described(graph, path, plan, _origin(graph, folder), facts)
     signature.publish(described, plan)
     return described
+
+
+def _require_batch(graph: Artifact, network: Trt, options: BuildOptions) -> None:
+    if network.get_input(0).shape[0] == 1 and options.max_batch > 1:
+        raise InvalidRequestError(f"{graph.path} takes one image at a time.", "Build it with --max-batch 1.")
 
 
 def _described(graph: Artifact, path: Path, plan: bytes, origin: Origin, facts: PlanFacts) -> Artifact:

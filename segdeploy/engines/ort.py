@@ -56,6 +56,7 @@ class OrtEngine(Engine):
     def __init__(self, session: Any, spec: Spec, *, device: str, delivered: Precision) -> None:  # noqa: ANN401
         super().__init__(spec, device=device, delivered=delivered)
         self._session = session
+        self.alone = session.get_inputs()[0].shape[0] == 1
 
     def _submit(self, batch: Images) -> ClassMaps:
         try:

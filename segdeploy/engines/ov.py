@@ -41,8 +41,11 @@ class OvEngine(Engine):
     runtime: ClassVar[str] = RUNTIME
     concurrent: ClassVar[bool] = CONCURRENT
 
-    def __init__(self, compiled: Callable[[int | None], Any], spec: Spec, *, delivered: Precision) -> None:
+    def __init__(
+        self, compiled: Callable[[int | None], Any], spec: Spec, *, delivered: Precision, alone: bool = False
+    ) -> None:
         super().__init__(spec, device="cpu", delivered=delivered)
+        self.alone = alone
         self._compile = compiled
         self._lock = threading.Lock()
         self._compiled: dict[int | None, Any] = {}  # by batch size; None takes any
@@ -113,7 +116,8 @@ def open(  # noqa: A001 - the name every engine module has
         with _refused(f"OpenVINO cannot compile {artifact.path} for a batch of {size}", remedy):
             return core.compile_model(_of_size(model, size), "CPU", settings)
 
-    return OvEngine(compiled, artifact.spec, delivered=on_cpu(artifact.precision))
+    alone = model.input(0).partial_shape[0] == 1
+    return OvEngine(compiled, artifact.spec, delivered=on_cpu(artifact.precision), alone=alone)
 
 
 @extras.named_where_missing()

@@ -48,6 +48,20 @@ def candidates(model: "onnx.ModelProto", sight: Sight, spec: Spec, *, sha256: st
                 log.debug("A spelling of %s is left out: %s", spec.name, error)
 
 
+def of_one_image(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The same graph for one image at a time, where its batch cannot be freed."""
+    graph = Graph(sizes.with_sizes_written_out(model, sizes.ONE_IMAGE))
+    for value in (*graph.model.graph.input, *graph.model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    name_nodes(graph.model)
+    graph.describe_tensors()
+    return graph.model
+
+
+def takes_one_image(model: "onnx.ModelProto") -> bool:
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1)
+
+
 def _as_it_is(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 

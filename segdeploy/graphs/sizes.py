@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     import onnx
 
 IMAGES_SEEN = (2, 3)  # in one run each: two numbers that nothing else is likely to be
+ONE_IMAGE = (1, 1)  # of a graph that takes no more
 IMAGE_RANK = 4
 Found = dict[str, NDArray[Any]]
 
 
-def with_sizes_written_out(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A deployed graph, its computed sizes constants; as it is where it computes none, or takes one image alone."""
+def with_sizes_written_out(model: "onnx.ModelProto", images_seen: tuple[int, int] = IMAGES_SEEN) -> "onnx.ModelProto":
+    """A deployed graph, its computed sizes constants; as it is where it has none, or cannot take so many images."""
     graph = Graph(model)
     sizes = _sizes(graph)
     if not sizes:
         return model
     resized = [node.input[0] for node in graph.nodes if _has_sizes(node)]
     try:
-        fewer, more = (_run(graph, [*sizes, *resized], images) for images in IMAGES_SEEN)
+        fewer, more = (_run(graph, [*sizes, *resized], images) for images in images_seen)
     except InvalidFileError:
         return model
     _write_out(graph, {name: (fewer[name], more[name]) for name in sizes})

@@ -13,9 +13,12 @@ from PIL import Image
 
 import segdeploy
 from segdeploy.adopting.options import AdoptOptions
+from segdeploy.benchmarking import BenchOptions
 from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs.graph import Graph, layer_work
 from segdeploy.origin import GraphReading
+from segdeploy.target import BuildOptions
+from segdeploy.timing.latency import Effort
 
 HALF = (SIZE[0] // 2, SIZE[1] // 2)
 PLAIN = AdoptOptions(preset="0..1")
@@ -118,3 +121,77 @@ def test_sizes_that_a_graph_computes_are_written_out() -> None:
     assert found.graph.certificate is not None
     assert found.graph.certificate.proves
     assert all(work > 0 for work in layer_work(Graph(onnx.load(found.graph.path))).values())
+
+
+# One image at a time
+
+
+def coupled(kind: str) -> Path:
+    """A network in which an image beside others would be drawn otherwise, or could not be drawn at all.
+
+    `heads`: the batch is folded into the channels, as PyTorch exports attention for one image. `sizes`: the same, by
+    sizes that the graph computes. `statistics`: a mean over all images, as of a norm that was left in training.
+    """
+    constants = {"head": np.random.default_rng(1).normal(0, 1, (3, 3, 1, 1)).astype(np.float32)}
+    reshaped = [
+        helper.make_node("Reshape", ["c", "to"], ["r"]),
+        helper.make_node("LpNormalization", ["r"], ["s"], axis=2, p=2),
+        helper.make_node("Reshape", ["s", "own"], ["b"]),
+    ]
+    if kind == "heads":
+        nodes = reshaped
+        constants |= {"to": np.array([3, 1, -1]), "own": np.array([1, 3, *HALF])}
+    elif kind == "sizes":
+        constants |= {"1": np.array([1]), "-1": np.array([-1])}
+        nodes = [
+            helper.make_node("Shape", ["c"], ["own"]),
+            helper.make_node("Gather", ["own", "1"], ["count"]),
+            helper.make_node("Concat", ["count", "1", "-1"], ["to"], axis=0),
+            *reshaped,
+        ]
+    else:
+        mean = helper.make_node("ReduceMean", ["c"], ["m"], axes=[0, 2, 3], keepdims=1)
+        nodes = [mean, helper.make_node("Sub", ["c", "m"], ["b"])]
+    return saved([*nodes, helper.make_node("Conv", ["b", "head"], ["y"])], constants, opset=13)
+
+
+@pytest.mark.parametrize("kind", ["heads", "sizes", "statistics"])
+def test_a_batch_that_cannot_be_freed_is_run_image_by_image(kind: str) -> None:
+    """Each image gets the mask that it gets alone, in every runtime and precision; that is said and kept."""
+    data = noise(Path("data"), 8)
+    found = segdeploy.adopt(coupled(kind), name="mine", options=dataclasses.replace(PLAIN, data=data))
+    graph = onnx.load(found.graph.path)
+    sides = [value.type.tensor_type.shape.dim[0].dim_value for value in (*graph.graph.input, *graph.graph.output)]
+    assert sides == [1, 1]
+    assert "Shape" not in {node.op_type for node in graph.graph.node}
+    assert found.notes[-1].startswith("its batch cannot be freed exactly")
+    assert found.graph.origin.foreign is not None
+    assert found.graph.origin.foreign.notes == found.notes
+    segdeploy.export("mine", precision="fp16")
+    batch = np.random.default_rng(5).integers(0, 256, (4, *SIZE, 3), np.uint8)
+    for engine in ("ort:fp32", "ov:fp32", "ort:fp16"):
+        certificate = segdeploy.parity("mine", engine=engine, data=data)
+        assert certificate.proves
+        assert certificate.batches == {1, 3}
+        with segdeploy.open("mine", engine=engine) as opened:
+            alone = np.concatenate([opened.classify(image[None]) for image in batch])
+            into = np.empty_like(alone)
+            assert opened.classify(batch, into) is into
+            np.testing.assert_array_equal(into, alone)
+            np.testing.assert_array_equal(opened.classify(batch), alone)
+
+
+def test_a_plan_of_a_network_that_takes_one_image_is_built_for_one() -> None:
+    """The default of 8 is refused with the option, and what is timed in batches is run image by image."""
+    data = noise(Path("data"), 8)
+    segdeploy.adopt(coupled("heads"), name="mine", options=dataclasses.replace(PLAIN, data=data))
+    options = BuildOptions(compute_capability="8.9")
+    with pytest.raises(InvalidRequestError, match="takes one image at a time") as refused:
+        segdeploy.build("mine", engine="trt-rtx:fp32", options=options)
+    assert "--max-batch 1" in refused.value.remedy
+    plan = segdeploy.build("mine", engine="trt-rtx:fp32", options=dataclasses.replace(options, max_batch=1))
+    assert plan.path.is_file()
+    timed = BenchOptions(engines=["ort:fp32", "ov:fp32"], data=data, batches=[2], effort=Effort(runs=3), profile=True)
+    result = segdeploy.bench("mine", options=timed)
+    assert {row.batch for row in result.rows} == {2}
+    assert all(subject.profile is not None for subject in result.subjects)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import require_device
@@ -17,6 +18,7 @@ from segdeploy import artifact, engines, models
 from segdeploy.checkpoints import checkpoint
 from segdeploy.engines import Engine, ort
 from segdeploy.errors import InvalidFileError, InvalidRequestError, MissingRuntimeError
+from segdeploy.graphs import adopted
 from segdeploy.graphs import to_onnx as export
 from segdeploy.origin import Origin, WeightsOrigin
 from segdeploy.spec import Precision, Spec
@@ -248,6 +250,24 @@ def test_a_graph_of_logits_still_gives_class_maps(files: dict[str, artifact.Arti
     logits = export.to_onnx(network, dataclasses.replace(spec, output="logits"), tmp_path / "l.onnx", weights=WEIGHTS)
     with ort.open(logits, device="cpu") as of_logits, ort.open(files["graph"], device="cpu") as of_class_maps:
         np.testing.assert_array_equal(of_logits.classify(pictures(2)), of_class_maps.classify(pictures(2)))
+
+
+@pytest.mark.parametrize("runtime", [name for name, module in engines.modules().items() if module.OPENS == "graph"])
+def test_a_graph_that_takes_one_image_is_given_a_batch_image_by_image(
+    runtime: str, files: dict[str, artifact.Artifact], tmp_path: Path
+) -> None:
+    """Of a network that somebody exported for one image, whose batch cannot be freed."""
+    require_device(runtime, "cpu")
+    path = tmp_path / "one.onnx"
+    onnx.save(adopted.of_one_image(onnx.load(files["graph"].path)), path)
+    one = dataclasses.replace(files["graph"], path=path, sha256=artifact.sha256(path))
+    batch = pictures(4)
+    with engines.open_engine(one, runtime=runtime, device="cpu") as engine:
+        assert engine.alone
+        alone = np.concatenate([engine.classify(image[None]) for image in batch])
+        np.testing.assert_array_equal(engine.classify(batch), alone)
+        tickets = [engine.submit(batch[:3]), engine.submit(batch[3:])]
+        np.testing.assert_array_equal(np.concatenate([engine.collect(each) for each in tickets]), alone)
 
 
 def test_running_a_graph_needs_no_torch(small: Path) -> None:
