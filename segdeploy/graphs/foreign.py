@@ -11,13 +11,16 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.paths import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
 MOST_BYTES = 2**31 - 1  # of a protobuf
 MOST_ELEMENTS = 2**29  # of one tensor: 2 GB in float32
 LEAST_OPSET, NEWEST_OPSET = 7, 25
+IMAGE_RANK = 4
+LAYOUTS = ("NCHW", "NHWC", "CNHW", "CHWN", "HWCN", "HWNC")
+CHANNELS = (3, 1)
 STANDARD = ("", "ai.onnx")
 RECURRENT = ("GRU", "LSTM", "RNN")
 CONTROL = ("If", "Loop", "Scan")
@@ -51,6 +54,7 @@ def read(path: Path) -> "onnx.ModelProto":
     if not model.graph.node or not model.graph.output:
         raise refused(path, "is no ONNX file: it has no nodes", AGAIN)
     _lift_constants(model)
+    _let_one_image_in(model)
     _require_known(path, model)
     _sort(path, model)
     try:
@@ -86,6 +90,25 @@ def sides_of(value: "onnx.ValueInfoProto") -> list[int | None]:
     """The declared sides of a tensor; None where one is not fixed."""
     shape = value.type.tensor_type.shape
     return [side.dim_value if side.dim_value > 0 else None for side in shape.dim]
+
+
+def layouts_of(sides: "Sequence[int | None]") -> list[tuple[str, int]]:
+    """The orders of axes that declared sides allow of one image, each with its number of channels."""
+    return [
+        (layout, channels)
+        for channels in CHANNELS
+        for layout in LAYOUTS
+        if sides[layout.index("C")] in {None, channels} and sides[layout.index("N")] in {None, 1}
+    ]
+
+
+def _let_one_image_in(model: "onnx.ModelProto") -> None:
+    """Let a graph that declares several images take one as well: whether it can, running it will show."""
+    if len(model.graph.input) != 1:
+        return
+    sides = sides_of(model.graph.input[0])
+    if len(sides) == IMAGE_RANK and sides[0] and not layouts_of(sides) and layouts_of([None, *sides[1:]]):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "images"
 
 
 def require_bounded(path: Path, model: "onnx.ModelProto") -> None:

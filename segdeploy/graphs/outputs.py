@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs import foreign, reading
+from segdeploy.graphs.foreign import IMAGE_RANK
 from segdeploy.origin import GraphReading
 from segdeploy.paths import shown
 from segdeploy.spec import MAX_CLASSES
@@ -17,7 +18,7 @@ from segdeploy.spec import MAX_CLASSES
 if TYPE_CHECKING:
     import onnx
 
-IMAGE_RANK, PLANE_RANK, BARE_RANK = 4, 3, 2
+PLANE_RANK, BARE_RANK = 3, 2
 AXES = {
     IMAGE_RANK: ("NKHW", "NHWK", "KNHW", "KHWN", "HWKN", "HWNK"),
     PLANE_RANK: ("NHW", "KHW", "HWK", "HWN"),

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.graphs import foreign, outputs, reading
+from segdeploy.graphs.foreign import IMAGE_RANK
 from segdeploy.graphs.original import Original
-from segdeploy.graphs.outputs import IMAGE_RANK, Seen, Wish
+from segdeploy.graphs.outputs import Seen, Wish
 from segdeploy.origin import GraphReading, Preprocessing
 from segdeploy.paths import shown
 from segdeploy.spec import MAX_PIXELS
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "float16", "float64", "uint8"]
 DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "UINT8": "uint8"}
-LAYOUTS = ("NCHW", "NHWC", "CNHW", "CHWN", "HWCN", "HWNC")
 MULTIPLES = (8, 16, 32, 64)
+COUNTS = (2, 3, 4, 8, 16, 32)  # of images that a graph may be written for
 GUESS = Preprocessing(scale=1 / 255, mean=(0.5,) * 3, deviation=(0.25,) * 3)  # to see what comes out, whatever it means
 RAW = Preprocessing(scale=1.0, mean=(0.0,) * 3, deviation=(1.0,) * 3)
 
@@ -67,12 +68,7 @@ def _dtype(path: Path, value: "onnx.ValueInfoProto") -> Dtype:
 
 def _layouts(path: Path, sides: Sequence[int | None]) -> list[tuple[str, int]]:
     """The orders of axes that the declared sides allow, with the number of channels; those with a fixed one first."""
-    fits = [
-        (layout, channels)
-        for channels in (3, 1)
-        for layout in LAYOUTS
-        if sides[layout.index("C")] in {None, channels} and sides[layout.index("N")] in {None, 1}
-    ]
+    fits = foreign.layouts_of(sides)
     if not fits:
         shape = [side or "any" for side in sides]
         raise foreign.refused(path, f"takes an input of shape {shape}: not one image of 1 or 3 channels")
@@ -175,6 +171,9 @@ class _Trial:
                     f"{shown(self.path)} cannot take {asked} pixels, though it declares any size.",
                     f"Give a multiple of {multiple}: --size {height}x{width}",
                 )
+        if (count := next(filter(self._takes_images, COUNTS), None)) is not None:
+            reason = f"takes {count} images at once, and not one alone"
+            return foreign.refused(self.path, reason, "Export it again for one image, or with a dynamic batch.")
         try:
             self._run(self.inputs[0], self.probes[0])
         except InvalidFileError as error:
@@ -190,6 +189,15 @@ class _Trial:
                 continue
             return True
         return False
+
+    def _takes_images(self, count: int) -> bool:
+        how = self.inputs[0]
+        given = reading.as_given(fitted(self.probes[0], self.size), how)
+        try:
+            self.original.run(how.input, given.repeat(count, axis=how.layout.index("N")))
+        except InvalidFileError:
+            return False
+        return True
 
     def _notes(self, seen: Seen) -> tuple[str, ...]:
         count, (height, width) = len(self.original.outputs), self.size

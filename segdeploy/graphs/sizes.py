@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.errors import InvalidFileError
+from segdeploy.graphs.foreign import IMAGE_RANK
 from segdeploy.graphs.graph import Graph, attribute
 from segdeploy.graphs.original import Original
 from segdeploy.graphs.spellings import enlarge_by_scales
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 IMAGES_SEEN = (2, 3)  # in one run each: two numbers that nothing else is likely to be
 ONE_IMAGE = (1, 1)  # of a graph that takes no more
-IMAGE_RANK = 4
 Found = dict[str, NDArray[Any]]
 
 

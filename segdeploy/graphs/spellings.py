@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segdeploy.graphs import foreign
+from segdeploy.graphs.foreign import IMAGE_RANK
 from segdeploy.graphs.graph import Graph, attribute
 from segdeploy.graphs.original import session
 
@@ -23,7 +24,6 @@ OPSET = 20  # what our own graphs are written in
 LEAST_OPSET = 13  # the first that has all that is added to a graph
 FIRST_OF_COORDINATES = 11  # the opset from which on Resize says where the pixels of a smaller image lie
 AS_BEFORE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-IMAGE_RANK = 4
 
 
 def spellings(model: "onnx.ModelProto") -> "Iterator[onnx.ModelProto]":

@@ -187,6 +187,18 @@ def _zero_weights(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
 
 
+@pytest.mark.parametrize("foreign", [Foreign(batch=4), Foreign(batch=3, layout="NHWC", kind="class map")])
+@pytest.mark.usefixtures("_here")
+def test_a_batch_that_is_declared_fixed_and_is_not_is_free(foreign: Foreign) -> None:
+    """What a file declares counts for nothing: it runs with one image as well."""
+    data = noise(Path("data"))
+    options = dataclasses.replace(IMAGENET, classes=3, data=data)
+    found = segdeploy.adopt(foreign.save(Path("theirs.onnx")), name="mine", options=options)
+    assert found.graph.certificate is not None
+    assert found.graph.certificate.proves
+    assert onnx.load(found.graph.path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
 # What is refused
 
 
@@ -213,6 +225,11 @@ def changed(foreign: Foreign, change: str) -> onnx.ModelProto:
     elif change == "huge":
         graph.initializer.append(onnx.numpy_helper.from_array(np.array([10**5, 10**5]), "sides"))
         graph.node.append(helper.make_node("ConstantOfShape", ["sides"], ["field"]))
+    elif change == "four images":
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([4, 3, *SIZE]), "sides"))
+        graph.node.append(helper.make_node("Reshape", ["c", "sides"], ["y"]))
+        graph.output[0].name = "y"
     elif change == "old":
         model.opset_import[0].version = 6
     return model
@@ -227,6 +244,7 @@ def changed(foreign: Foreign, change: str) -> onnx.ModelProto:
         ("boxes", "no mask"),
         ("cyclic", "is cyclic"),
         ("huge", "too large to run"),
+        ("four images", "takes 4 images at once, and not one alone"),
         ("old", "opset 6"),
     ],
 )
