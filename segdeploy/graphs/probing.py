@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "float16", "float64", "uint8"]
 DTYPES: dict[str, Dtype] = {"FLOAT": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "UINT8": "uint8"}
+OF_PHOTOS = "Give a network of photographs, in colour or grey: images of more bands are not read here."
 MULTIPLES = (8, 16, 32, 64)
 COUNTS = (2, 3, 4, 8, 16, 32)  # of images that a graph may be written for
 GUESS = Preprocessing(scale=1 / 255, mean=(0.5,) * 3, deviation=(0.25,) * 3)  # to see what comes out, whatever it means
@@ -71,7 +72,7 @@ def _layouts(path: Path, sides: Sequence[int | None]) -> list[tuple[str, int]]:
     fits = foreign.layouts_of(sides)
     if not fits:
         shape = [side or "any" for side in sides]
-        raise foreign.refused(path, f"takes an input of shape {shape}: not one image of 1 or 3 channels")
+        raise foreign.refused(path, f"takes an input of shape {shape}: not one image of 1 or 3 channels", OF_PHOTOS)
     return sorted(fits, key=lambda fit: sides[fit[0].index("C")] is None)
 
 

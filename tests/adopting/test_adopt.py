@@ -256,6 +256,16 @@ def test_what_cannot_be_adopted_is_refused_with_the_reason(change: str, reason: 
     assert not workspace.EXPORTS.exists()
 
 
+@pytest.mark.parametrize("layout, shape", [("NCHW", r"\[1, 5, 16, 24\]"), ("NHWC", r"\[1, 16, 24, 5\]")])
+@pytest.mark.usefixtures("_here")
+def test_a_network_of_more_bands_is_refused_by_their_number(layout: str, shape: str) -> None:
+    """Photographs have three channels, or one: no image here could be given to it."""
+    path = Foreign(channels=5, layout=layout).save(Path("theirs.onnx"))
+    with pytest.raises(InvalidFileError, match=f"{shape}: not one image of 1 or 3 channels") as refused:
+        segdeploy.adopt(path, name="mine", options=IMAGENET)
+    assert "more bands are not read here" in refused.value.remedy
+
+
 @pytest.mark.parametrize("content", [b"", b"no protobuf at all", Foreign().model().SerializeToString()[:200]])
 @pytest.mark.usefixtures("_here")
 def test_a_file_that_is_empty_foreign_or_cut_off_is_refused(content: bytes) -> None:
