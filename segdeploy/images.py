@@ -186,11 +186,11 @@ def to_photo_size(class_map: UInt8, *, height: int, width: int) -> UInt8:
     """(H, W) -> (height, width) by nearest neighbour, as Pillow takes it."""
     if class_map.shape == (height, width):
         return class_map
-    rows, columns = (_nearest(*sizes) for sizes in zip(class_map.shape, (height, width), strict=True))
+    rows, columns = (nearest(*sizes) for sizes in zip(class_map.shape, (height, width), strict=True))
     return class_map.take(columns, axis=1).take(rows, axis=0)  # columns of few rows, then whole rows: twice as fast
 
 
-def _nearest(size: int, target: int) -> NDArray[np.intp]:
+def nearest(size: int, target: int) -> NDArray[np.intp]:
     """Of each of `target` places the one of `size` that lies there; summed step by step, as Pillow does."""
     steps = np.full(target, size / target)
     steps[0] /= 2

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy import admission, artifact, engines, external_data, making
+from segdeploy import admission, artifact, engines, making
 from segdeploy.engines import EngineFile, RunOptions
-from segdeploy.inference import naming, outputs, run, sources
-from segdeploy.inference import report as reports
+from segdeploy.inference import naming, outputs, reports, run, sources
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.report import EngineUsed, Report
 from segdeploy.progress import Progress
@@ -48,15 +47,17 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
         admission.opened(found, dataclasses.replace(running, threads=threads, hint="throughput"), progress) as engine,
         progress("Segmenting", len(images)) as done,
     ):
-        summary = run.run(engine, task, done=done)
-        report = summary.report(_used(found, engine.device, engine.delivered), skipped=skipped)
-    reports.keep(report, task.journal_folder)
-    return report
+        used = _used(found, engine.device, engine.delivered)
+
+        def keep(ended: run.Ended) -> None:
+            reports.keep(ended.summary.report(used, skipped=skipped), ended, found.file.spec)
+
+        return run.run(engine, task, done=done, keep=keep).report(used, skipped=skipped)
 
 
 def _drawn_by(found: EngineFile, folder: FolderOptions) -> str:
     """The digest of what decides, with the photograph, which class a pixel gets."""
-    return artifact.digest([external_data.sha256(found.file.path), found.runtime, folder.decode])
+    return artifact.digest([found.file.sha256, found.runtime, folder.decode, run.DRAWS])
 
 
 def _used(found: EngineFile, device: str, delivered: Precision | None) -> EngineUsed:

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ class Entry:
     """What became of one image.
 
     `target`: what its files are called below their folders, without an ending. `made_with`: the digest of the engine
-    and of the options that change what is drawn. `written`: the file of each kind of output. `failed`: why nothing
-    could be made of it.
+    and of the options that change what is drawn. `written`: the file of each kind of output. `areas`: pixels of each
+    class, at the photograph's size. `failed`: why nothing could be made of it.
     """
 
     target: str
@@ -91,6 +91,7 @@ class Entry:
     input: FileState
     made_with: str
     written: Mapping[str, FileState]
+    areas: Sequence[int] = ()
     failed: str | None = None
     seconds: float = 0.0
 
@@ -101,6 +102,7 @@ class Entry:
             "input": self.input.row(),
             "made_with": self.made_with,
             "written": {kind: state.row() for kind, state in self.written.items()},
+            "areas": list(self.areas),
             "failed": self.failed,
             "seconds": round(self.seconds, 4),
         }
@@ -112,7 +114,8 @@ class Entry:
         try:
             fields: dict[str, Any] = json.loads(line)
             written = {kind: FileState(*state) for kind, state in fields.pop("written").items()}
-            return cls(**{**fields, "input": FileState(*fields["input"]), "written": written})
+            state, areas = FileState(*fields.pop("input")), tuple(fields.pop("areas"))
+            return cls(**fields, input=state, written=written, areas=areas)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
@@ -131,7 +134,8 @@ class Journal:
         self._synced = time.monotonic()
         self._file: int | None = None
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC if writes else os.O_RDONLY)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND if writes else os.O_RDONLY
+            self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
             if writes:
                 raise
@@ -178,6 +182,14 @@ class Journal:
                 return entry
             place -= 1
         return None
+
+    def entries(self, targets: Iterable[str]) -> Iterator[Entry]:
+        """The latest entry of each of these images that has one, with the lines of this run."""
+        now = Journal(self._path, writes=False)
+        try:
+            yield from (entry for target in targets if (entry := now.get(target)) is not None)
+        finally:
+            now.close()
 
     def latest(self) -> Iterator[bytes]:
         """The latest line of each image, in the order of the journal."""

@@ -1,11 +1,9 @@
 """What a run over a folder of images reports: the document that `segdeploy infer --json` prints."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Literal
 
-from segdeploy import artifact, typed_json
 from segdeploy.spec import Precision
 
 SCHEMA: Literal[1] = 1
@@ -85,14 +83,3 @@ class Report:
     delivered: Precision | None
     random_weights: bool
     file: Path
-
-
-SUMMARY, FAILED = "summary.json", "failed.jsonl"
-
-
-def keep(report: Report, folder: Path) -> None:
-    """The report, and a line of JSON for each file that failed, in the folder of the journal."""
-    failures = sorted((*report.failed, *report.failed_before))
-    lines = "".join(json.dumps(typed_json.to_builtins(failure)) + "\n" for failure in failures)
-    artifact.write_atomically(folder / FAILED, lines.encode())
-    artifact.write_atomically(folder / SUMMARY, typed_json.to_text(report))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from segdeploy.inference.journal import Entry, FileState, Journal
@@ -74,6 +74,7 @@ class Resuming:
         read: FileState,
         *,
         written: Mapping[str, FileState],
+        areas: Sequence[int] = (),
         failed: str | None = None,
         seconds: float,
     ) -> None:
@@ -85,6 +86,7 @@ class Resuming:
                 input=read,
                 made_with=self._made_with,
                 written=written,
+                areas=areas,
                 failed=failed,
                 seconds=seconds,
             )

@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segdeploy import artifact, cores, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.images import Photograph
-from segdeploy.inference import journal, naming
+from segdeploy.inference import areas, journal, naming
+from segdeploy.inference.contact import Sheet
 from segdeploy.inference.journal import FileState, Journal
 from segdeploy.inference.naming import Place, divided
 from segdeploy.inference.options import FOLDER, SCALED, FolderOptions, Shard
@@ -25,6 +29,9 @@ from segdeploy.paths import shown
 STEPS = ("read", "resize", "engine", "write")
 POLL_S = 0.01
 SCALED_AT_LEAST = 4  # times the pixels a side that the network takes
+# Of how pixels are read, resized and drawn: raised where a mask of the same engine would become another, so that a
+# newer segdeploy makes it again.
+DRAWS = 1
 # What a system says of one file's name, or of what already has it: other files can be written all the same.
 _OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 
@@ -101,8 +108,12 @@ class Task:
         return journal.folder(self.out, self.options.part)
 
 
-def run(engine: Engine, task: Task, *, done: Callable[[], None]) -> Summary:
+def run(
+    engine: Engine, task: Task, *, done: Callable[[], None], keep: "Callable[[Ended], None] | None" = None
+) -> Summary:
     """Segment every source, one worker for each usable core; `done` is called after each, failed or not.
+
+    `keep` is given what became of them, while no other run can write there.
 
     What an earlier run made of the same file with the same engine and options is left (`resuming`). What cannot be
     read, or written under its name, is noted and the rest goes on; a folder that cannot be written to ends the run with
@@ -117,8 +128,10 @@ def run(engine: Engine, task: Task, *, done: Callable[[], None]) -> Summary:
         job.run()
         job.summary.seconds = time.monotonic() - started
         job.summary.give_engine_the_rest(time.process_time() - spent_before)
-    if job.fatal is not None:
-        raise job.fatal
+        if job.fatal is not None:
+            raise job.fatal
+        if keep is not None:
+            keep(Ended(job.summary, opened, work.targets, job.sheet))
     return job.summary
 
 
@@ -131,6 +144,16 @@ def counted(task: Task, *, done: Callable[[], None]) -> Summary:
     if job.fatal is not None:
         raise job.fatal
     return job.summary
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """What is known when a run has ended: `targets` are what the files of its images are called, without endings."""
+
+    summary: Summary
+    journal: Journal
+    targets: Iterable[str]
+    sheet: Sheet
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,8 +196,22 @@ class _Work:
         return cls(task, writers, mine, [failure for failure in too_late if part.has(failure.path)])
 
     @property
+    def targets(self) -> Iterable[str]:
+        return (str(naming.target(source, self.task.names)) for source in self.sources)
+
+    @property
     def places(self) -> dict[str, Place]:
         return {kind: writer.place for kind, writer in self.writers.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One image: at its own size, as the network saw it (H, W, 3) and drew it (H', W'), and its pixels by class."""
+
+    segmented: Segmented
+    image: NDArray[np.uint8]
+    class_map: NDArray[np.uint8]
+    areas: Sequence[int]
 
 
 class _Job:
@@ -192,6 +229,7 @@ class _Job:
         self.summary = Summary(task.out, outputs, task.options.part, images=count, failed=work.too_late)
         for _ in range(len(task.sources) - len(work.sources)):
             done()
+        self.sheet = Sheet(() if engine is None else engine.spec.colours)
         self.begun = iter(work.sources)
         self.stop = threading.Event()
         self.fatal: BaseException | None = None
@@ -264,16 +302,17 @@ class _Job:
         try:
             photo = self._read(engine, source, read)
             clock.stop("read")
-            segmented = self._segmented(engine, photo, clock)
+            drawn = self._drawn(engine, photo, clock)
         except (SegdeployError, MemoryError) as error:
             reasons = [_reason(error, source.path)]
-            if read is not None and isinstance(error, InvalidFileError) and read.is_still(source.path):
+            if read is not None and _is_of_the_file(error) and read.is_still(source.path):
                 self.resuming.note(source, target, read, written={}, failed=reasons[0], seconds=clock.total())
         else:
-            reasons = self._write(standing.missing, source, target, segmented, written)
+            reasons = self._write(standing.missing, source, target, drawn.segmented, written)
             clock.stop("write")
             if read is not None and written:
-                self.resuming.note(source, target, read, written=written, seconds=clock.total())
+                self.resuming.note(source, target, read, written=written, areas=drawn.areas, seconds=clock.total())
+            self.sheet.look(str(source.path), drawn.areas, photo.width / photo.height, drawn.image, drawn.class_map)
         clock.stop("write")
         self._count(source, reasons, clock)
 
@@ -302,15 +341,17 @@ class _Job:
             )
         return photo
 
-    def _segmented(self, engine: Engine, photo: Photograph, clock: "_Clock") -> Segmented:
-        image = images.prepared(photo, engine.spec)
+    def _drawn(self, engine: Engine, photo: Photograph, clock: "_Clock") -> "_Drawn":
+        spec = engine.spec
+        image = images.prepared(photo, spec)
         clock.stop("resize")
         with self._engine_lock:
             class_map = engine.classify(image[None])[0]
         clock.stop("engine")
-        at_photo_size = images.to_photo_size(class_map, height=photo.height, width=photo.width)
+        large = images.to_photo_size(class_map, height=photo.height, width=photo.width)
+        pixels = areas.counted(class_map, height=photo.height, width=photo.width, classes=len(spec.classes))
         clock.stop("resize")
-        return Segmented(photo, at_photo_size, engine.spec)
+        return _Drawn(Segmented(photo, large, spec), image, class_map, pixels)
 
     def _write(
         self,
@@ -342,6 +383,12 @@ def _make(places: Iterable[Place]) -> None:
             place.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise artifact.cannot_write(place.folder, error) from error
+
+
+def _is_of_the_file(error: BaseException) -> bool:
+    """Whether the file cannot be read, whoever tries: not where a package to read it with is missing."""
+    refusal = error.__cause__
+    return isinstance(error, InvalidFileError) and not isinstance(refusal and refusal.__cause__, ImportError)
 
 
 class _Clock:

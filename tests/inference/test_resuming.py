@@ -361,3 +361,10 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(workspace: Path) -> None:
 def _written() -> int:
     path = Path("masks/.segdeploy/journal.jsonl")
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("engine", ["torch:fp32", "ov:fp32"])
+@pytest.mark.usefixtures("photos")
+def test_every_kind_of_engine_goes_on(run: Run, engine: str) -> None:
+    reports = [run("infer", "photos", "--engine", engine, "--json").json() for _ in range(2)]
+    assert [(report["done"], report["unchanged"]) for report in reports] == [(3, 0), (0, 3)]
