@@ -5,12 +5,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SPEC, photograph, photographs
+from hypothesis import given
+from hypothesis import strategies as st
 from inference_folders import below, written
+from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
@@ -72,7 +77,7 @@ def test_what_is_encoded_has_the_size_of_the_photo(kind: str, height: int, width
     output = outputs.load(kind)
     data = output.encode(segmented(height, width))
     assert data
-    assert size_of(data, output.SUFFIX) in {(height, width), None}
+    assert size_of(data, output.SUFFIX) in {(height, width), (height, 2 * width), None}  # twice: beside one another
 
 
 @each
@@ -171,3 +176,51 @@ def test_a_class_map_is_read_back_as_it_was() -> None:
     read = np.load(io.BytesIO(outputs.load("npy").encode(image)))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, image.class_map)
+
+
+def test_photo_and_overlay_lie_beside_one_another() -> None:
+    image = segmented(40, 60)
+    with (
+        Image.open(io.BytesIO(outputs.load("side").encode(image))) as both,
+        Image.open(io.BytesIO(outputs.load("overlay").encode(image))) as overlay,
+    ):
+        assert both.size == (120, 40)
+        left, right = np.asarray(both)[:, :60].astype(int), np.asarray(both)[:, 60:].astype(int)
+        assert np.abs(left - image.photo)[:, :48].mean() < 12
+        assert np.abs(right - np.asarray(overlay))[:, 12:].mean() < 12
+    assert np.abs(left - right).mean() > 20
+
+
+def decoded(annotation: dict[str, Any]) -> NDArray[np.bool_]:
+    """As COCO's tools read run lengths: down the columns, first those outside (cocoapi, maskApi.c, rleDecode)."""
+    flags = np.arange(len(annotation["segmentation"]["counts"])) % 2 == 1
+    flat = np.repeat(flags, annotation["segmentation"]["counts"])
+    return flat.reshape(annotation["segmentation"]["size"], order="F")
+
+
+@given(height=st.integers(1, 30), width=st.integers(1, 30), classes=st.integers(1, 2), seed=st.integers(0, 20))
+def test_run_lengths_are_those_of_the_class_map(height: int, width: int, classes: int, seed: int) -> None:
+    class_map = np.random.default_rng(seed).integers(0, classes, (height, width), dtype=np.uint8)
+    photo = Photograph.of(np.zeros((height, width, 3), np.uint8))
+    found = json.loads(outputs.load("rle").encode(Segmented(photo, class_map, SPEC)))
+    assert [each["category_id"] for each in found] == np.unique(class_map).tolist()
+    for each in found:
+        mask = class_map == each["category_id"]
+        assert each["category"] == SPEC.classes[each["category_id"]]
+        np.testing.assert_array_equal(decoded(each), mask)
+        left, top, across, down = each["bbox"]
+        assert (each["area"], mask[top : top + down, left : left + across].sum()) == (mask.sum(), mask.sum())
+        assert mask[top].any()
+        assert mask[:, left].any()
+        assert mask[top + down - 1].any()
+        assert mask[:, left + across - 1].any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools 2.0.11
+def test_run_lengths_are_read_by_cocos_own_tools() -> None:
+    image = segmented(50, 70)
+    for each in json.loads(outputs.load("rle").encode(image)):
+        packed = coco.frPyObjects(each["segmentation"], 50, 70)
+        np.testing.assert_array_equal(coco.decode(packed), image.class_map == each["category_id"])
+        assert coco.area(packed) == each["area"]
+        assert coco.toBbox(packed).tolist() == each["bbox"]

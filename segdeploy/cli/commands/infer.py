@@ -23,7 +23,8 @@ _outputs = options.together(
         default="mask",
         show_default=True,
         metavar="KIND[,KIND]...",
-        help="What is written of each photo, such as mask,overlay,npy: all but masks into a folder beside OUT.",
+        help="What is written of each photo: mask, overlay, side (both beside one another), npy, rle (COCO's run "
+        "lengths); all but masks into a folder beside OUT.",
     ),
     click.option(
         "--names",
