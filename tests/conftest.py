@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,11 @@ class Outcome:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """Hear Ctrl-C, and have children hear it: what a shell starts in the background ignores it, as its children do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker run what one file asks of one network: what its fixtures make of that network is made once."""
     for item in items:

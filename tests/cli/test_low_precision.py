@@ -16,7 +16,6 @@ import pytest
 from command_line import assert_refused, on_a_terminal
 from conftest import COMMAND, Run, known, photograph, photographs
 from PIL import Image
-from test_run import interruptible
 
 from segdeploy import artifact, signature
 from segdeploy.certificate import Stage
@@ -262,7 +261,6 @@ def many(work: Path) -> Path:
 def cut_off(*arguments: str) -> tuple[int, str]:
     """Start the command and send SIGINT once there are some steps."""
     with (
-        interruptible(),
         subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
         while len(steps()) < 3:

@@ -1,6 +1,5 @@
 """A folder of photographs becomes a folder of masks: every file answered for, nothing half written or lost."""
 
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,20 +60,9 @@ def links(folder: Path, count: int, *, height: int, width: int) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Children inherit an ignored SIGINT, as jobs in the background have it; a handler they do not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def cut_off(signal_number: int, *, after: int) -> tuple[int, str, str]:
     """Start `infer photos` and send a signal once there are some masks."""
     with (
-        interruptible(),
         subprocess.Popen(
             [COMMAND, "infer", "photos", *ORT, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process,
