@@ -165,8 +165,11 @@ class MaxPoolWithIndices(nn.Module):
 
 
 def _wins(later: Tensor, earlier: Tensor) -> Tensor:
-    """Whether the later of two values is the maximum by PyTorch's rule: it is larger, or no number."""
-    return (later > earlier) | later.isnan()
+    """Whether the later of two values is the maximum by PyTorch's rule: it is larger, or no number.
+
+    Written as "less": OpenVINO 2026.4 takes a NaN for greater than anything where the processor has AVX-512.
+    """
+    return (earlier < later) | later.isnan()
 
 
 def _never_winning(edge: Tensor) -> Tensor:

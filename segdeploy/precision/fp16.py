@@ -25,7 +25,7 @@ TOLERANCE = Tolerance(layer=1e-2, between=0.3)
 LEAST_COMPUTE_CAPABILITY = None
 LARGEST = 65504 / 2  # half of the largest number in half precision: other images may reach further than those measured
 # Nothing is rounded here.
-EXACT = {*CARRIERS, "Greater", "IsNaN", "Relu", "Transpose"}
+EXACT = {*CARRIERS, "Greater", "IsNaN", "Less", "Relu", "Transpose"}
 EXACT |= {"Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
 # They sum up squares or exponentials, or divide by what may be nearly nothing: in half precision, norms and attention
 # lose what they are there for.

@@ -220,7 +220,7 @@ class _Writer:
                 continue
             if node.name in self.placement.carriers:
                 self._carry(node)
-            elif node.op_type == "Greater" and self.quantized.issuperset(node.input):
+            elif node.op_type in {"Greater", "Less"} and self.quantized.issuperset(node.input):
                 self._compare(node)
             elif self._is_clipped(node):
                 source = node.input[0]
