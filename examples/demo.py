@@ -52,7 +52,10 @@ def demonstrate(name: str) -> Shown:
     fastest = min((row for row in rows if row.level == "host"), key=lambda row: row.latency_ms.median)
     out = Path("masks", name)
     photographs = EXAMPLES / "images"
-    report = segdeploy.infer(photographs, model=name, engine=str(fastest.engine), out=out, write=["mask", "overlay"])
+    everything = segdeploy.FolderOptions(again=True)  # a second demo is timed as the first
+    report = segdeploy.infer(
+        photographs, model=name, engine=str(fastest.engine), out=out, write=["mask", "overlay"], folder=everything
+    )
     return Shown(graph, certificate.passed, fastest, report.images_per_s)
 
 
