@@ -37,6 +37,7 @@ from segdeploy.engines import Engine, RunOptions
 from segdeploy.engines._null import NullEngine
 from segdeploy.inference import run, sources
 from segdeploy.inference.options import FolderOptions
+from segdeploy.inference.source_list import SourceList
 from segdeploy.proof import accuracy
 from segdeploy.timing import machine
 
@@ -167,7 +168,7 @@ class _Contest:
 
     alone: Engine
     together: Engine
-    found: Sequence[sources.Source]
+    found: SourceList
     work: Path
 
     def measured(self, rounds: int) -> dict[str, float]:

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+import numpy as np
+
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference.report import Failure
-from segdeploy.inference.sources import Source
+from segdeploy.inference.source_list import Source, SourceList
 from segdeploy.paths import shown
 
 STEM, FULL = "stem", "full"
@@ -38,9 +40,11 @@ def target(source: Source, names: str) -> PurePath:
     return PurePath(source.relative if names == FULL else source.stem)
 
 
-def divided(sources: Sequence[Source], places: Sequence[Place], names: str) -> tuple[list[Source], list[Failure]]:
+def divided(sources: SourceList, places: Sequence[Place], names: str) -> tuple[SourceList, list[Failure]]:
     """The images that are done; and those that would take the name of an earlier one, each with its reason."""
-    kept, failures = [], []
+    if not _may_clash(sources, places, names):
+        return sources, []
+    kept, failures = SourceList(), []
     owners, folders = _Owners(), _Owners()  # of targets, and of the folders that they lie in
     for source in sources:
         wanted = target(source, names)
@@ -53,6 +57,20 @@ def divided(sources: Sequence[Source], places: Sequence[Place], names: str) -> t
         for parent in _folders(wanted):
             folders.setdefault(parent, source)
     return kept, failures
+
+
+def _may_clash(sources: SourceList, places: Sequence[Place], names: str) -> bool:
+    """Whether two names have one hash, or a file that of a folder: eight bytes an image tell that nothing clashes."""
+    folders = set[str]()
+    hashes = np.empty(len(sources), np.int64)
+    for index, source in enumerate(sources):
+        wanted = target(source, names)
+        hashes[index] = hash(str(wanted))
+        folders.update(_folders(wanted))
+    files = [
+        hash(name.removesuffix(place.suffix)) for name in folders for place in places if name.endswith(place.suffix)
+    ]
+    return len(np.unique(hashes)) < len(hashes) or bool(np.isin(files, hashes).any())
 
 
 _Owners = dict[str, Source]  # by path below the folder of any kind

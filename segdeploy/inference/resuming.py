@@ -8,7 +8,7 @@ from pathlib import PurePath
 from segdeploy.inference.journal import Entry, FileState, Journal
 from segdeploy.inference.naming import Place
 from segdeploy.inference.options import FolderOptions
-from segdeploy.inference.sources import Source
+from segdeploy.inference.source_list import Source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

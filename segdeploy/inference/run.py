@@ -23,7 +23,8 @@ from segdeploy.inference.options import FOLDER, SCALED, FolderOptions, Shard
 from segdeploy.inference.outputs import Output, Segmented, folder, load, require
 from segdeploy.inference.report import CpuTime, EngineUsed, Failure, OutputFolder, Report
 from segdeploy.inference.resuming import Resuming, Standing
-from segdeploy.inference.sources import Source, require_spared
+from segdeploy.inference.source_list import Source, SourceList
+from segdeploy.inference.sources import require_spared
 from segdeploy.paths import shown
 
 STEPS = ("read", "resize", "engine", "write")
@@ -95,7 +96,7 @@ class Task:
     done.
     """
 
-    sources: Sequence[Source]
+    sources: SourceList
     out: Path
     made_with: str
     outputs: Sequence[str] = ("mask",)
@@ -180,7 +181,7 @@ class _Work:
 
     task: Task
     writers: Mapping[str, _Writer]
-    sources: Sequence[Source]
+    sources: SourceList
     too_late: list[Failure]
 
     @classmethod
@@ -192,7 +193,8 @@ class _Work:
         kept, too_late = divided(task.sources, places, naming.require(task.names))
         require_spared(kept, (place.file(naming.target(source, task.names)) for source in kept for place in places))
         part = task.options.part
-        mine = [source for source in kept if part.has(str(naming.target(source, task.names)))]
+        own = (source for source in kept if part.has(str(naming.target(source, task.names))))
+        mine = kept if part.count == 1 else SourceList(own)
         return cls(task, writers, mine, [failure for failure in too_late if part.has(failure.path)])
 
     @property

@@ -1,48 +1,26 @@
 """Finds the images to segment: those below what the user named, but for what segdeploy made of them before."""
 
-import dataclasses
 import fnmatch
 import glob
+import hashlib
 import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
+import numpy as np
+
 from segdeploy import images
 from segdeploy.data import dataset
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.inference import outputs
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Source:
-    """One file to segment: where it lies, and its path below what the user named (its mask's path below OUT)."""
-
-    root: str
-    relative: str
-
-    @property
-    def path(self) -> Path:
-        return Path(self.root, self.relative)
-
-    def is_wanted(self, include: Sequence[str], exclude: Sequence[str]) -> bool:
-        """Whether a pattern to include fits its name or its relative path (or there is none), and none to exclude."""
-        return (not include or self._fits(include)) and not self._fits(exclude)
-
-    def _fits(self, patterns: Sequence[str]) -> bool:
-        name = PurePath(self.relative).name
-        return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in (name, self.relative))
-
-    @property
-    def stem(self) -> str:
-        """`relative` without its ending."""
-        return self.relative[: -len(PurePath(self.relative).suffix)]
+from segdeploy.inference.source_list import Source, SourceList
 
 
 def find(
-    inputs: Iterable[str], *, leave_out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> tuple[list[Source], int]:
+    inputs: Sequence[str], *, leave_out: Path, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[SourceList, int]:
     """Every image below the inputs, and how many others.
 
     An input is a folder, a file, a glob, a .txt with a path a line, or `-` for such lines on standard input.
@@ -51,18 +29,21 @@ def find(
     (`dataset.is_litter`). `leave_out` is the folder of the masks: what an earlier run wrote there, or into the folders
     of other outputs beside it, is not looked at. Masks and overlays that segdeploy wrote elsewhere count with the
     others. A path in a list is relative to the list's folder, one of standard input to the working directory.
-    `include` and `exclude`: patterns, as Source.is_wanted takes them.
+    `include` and `exclude`: patterns that its name or its path below the input fits.
     """
-    found: dict[str, Source] = {}
+    found, seen = SourceList(), set[bytes]()
     skipped = ours = 0
     apart = {os.path.realpath(folder) for folder in outputs.folders(leave_out)}
     for source in _each(inputs, apart):
-        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS or not source.is_wanted(include, exclude):
+        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS or not _is_wanted(
+            source, include, exclude
+        ):
             skipped += 1
         elif images.is_ours(source.path):
             ours += 1
-        else:
-            found.setdefault(os.path.abspath(source.path), source)  # noqa: PTH100 - `..` goes, links stay
+        elif (digest := _digest(source)) not in seen:
+            found.append(source)
+            seen.update([digest] * (len(inputs) > 1 or not Path(inputs[0]).is_dir()))  # one folder names each file once
     if not found and ours:
         raise InvalidRequestError(
             f"there is nothing but masks and overlays of segdeploy in {', '.join(inputs)}.",
@@ -74,25 +55,43 @@ def find(
             f"there are no images in {', '.join(inputs)}{chosen}.",
             f"Known endings: {' '.join(sorted(images.EXTENSIONS))}.",
         )
-    return list(found.values()), skipped + ours
+    return found, skipped + ours
 
 
-def require_spared(sources: Iterable[Source], written: Iterable[Path]) -> None:
+def _digest(source: Source) -> bytes:
+    """Of its whole path: `..` goes, links stay."""
+    return hashlib.blake2b(os.fsencode(os.path.abspath(source.path)), digest_size=16).digest()  # noqa: PTH100
+
+
+def _is_wanted(source: Source, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether a pattern to include fits its name or its relative path (or there is none), and none to exclude."""
+    texts = (PurePath(source.relative).name, source.relative)
+    fits, left_out = (
+        any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in texts)
+        for patterns in (include, exclude)
+    )
+    return (not include or fits) and not left_out
+
+
+def require_spared(sources: SourceList, written: Iterable[Path]) -> None:
     """Raise InvalidRequestError where a file that is to be written is one of the images."""
-    there = {identity: path for path in written if (identity := _identity(path)) is not None}
-    for source in sources if there else ():
-        if (identity := _identity(source.path)) in there:
-            raise InvalidRequestError(
-                f"{there[identity]} is a photograph to read; its mask would replace it.", "Give another --out."
-            )
+    there = np.fromiter(filter(None, map(_identity, written)), np.int64)
+    if not len(there):
+        return
+    read = np.fromiter((_identity(source.path) for source in sources), np.int64, count=len(sources))
+    for index in np.flatnonzero(np.isin(read, there))[:1]:
+        raise InvalidRequestError(
+            f"{sources[index].path} is a photograph to read; its mask would replace it.", "Give another --out."
+        )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> int:
+    """A hash of which file that is, by its device and number, whatever its name; 0 where there is none."""
     try:
         found = path.stat()
     except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
+        return 0
+    return hash((found.st_dev, found.st_ino)) or 1
 
 
 def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:

@@ -12,7 +12,7 @@ from segdeploy.engines import Engine
 from segdeploy.inference import journal, run, sources
 from segdeploy.inference.options import FOLDER, FolderOptions
 from segdeploy.inference.report import Report
-from segdeploy.inference.sources import Source
+from segdeploy.inference.source_list import SourceList
 
 ORT = ("--engine", "ort:fp32")
 AGAIN = FolderOptions(again=True)
@@ -30,7 +30,7 @@ def written(engine: Engine, *kinds: str, done: Callable[[], None] = lambda: None
     return run.run(engine, task(images, *kinds, how=AGAIN), done=done)
 
 
-def task(images: Sequence[Source], *kinds: str, how: FolderOptions = FOLDER) -> run.Task:
+def task(images: SourceList, *kinds: str, how: FolderOptions = FOLDER) -> run.Task:
     """To make outputs of these images in masks."""
     return run.Task(sources=images, out=Path("masks"), made_with="test", outputs=kinds or ("mask",), options=how)
 

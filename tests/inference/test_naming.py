@@ -14,7 +14,7 @@ from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import naming
 from segdeploy.inference.naming import Place
-from segdeploy.inference.sources import Source
+from segdeploy.inference.source_list import Source, SourceList
 
 MASKS, OVERLAYS = Place(Path("masks"), ".png"), Place(Path("masks-overlays"), ".jpg")
 STEPS = st.sampled_from(["a", "b", "a.png", "a.jpg", "b.jpg.png"])
@@ -147,7 +147,7 @@ def test_an_image_that_comes_too_late_moves_the_bar(workspace: Path, engine: Eng
 def test_no_two_images_are_given_one_name(paths: list[str], names: str) -> None:
     """Whatever their order: each is done or fails, nothing is written twice, no file lies where a folder does."""
     sources = [Source("photos", path) for path in paths]
-    kept, failures = naming.divided(sources, [MASKS, OVERLAYS], names)
+    kept, failures = naming.divided(SourceList(sources), [MASKS, OVERLAYS], names)
     assert sorted([str(source.path) for source in kept] + [failure.path for failure in failures]) == sorted(
         str(source.path) for source in sources
     )
@@ -162,4 +162,4 @@ def test_no_two_images_are_given_one_name(paths: list[str], names: str) -> None:
         assert "\n" not in failure.reason
         assert failure.path in failure.reason
     if sources:
-        assert kept[0] is sources[0]
+        assert kept[0] == sources[0]
