@@ -174,6 +174,8 @@ class Journal:
 
     def get(self, target: str) -> Entry | None:
         """The latest line of an image that was there when the journal was opened."""
+        if not len(self._hashes):
+            return None
         wanted = np.uint64(_hash(target))
         place = int(np.searchsorted(self._hashes, wanted, side="right")) - 1
         while place >= 0 and self._hashes[place] == wanted and self._file is not None:
