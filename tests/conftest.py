@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from segdeploy.blocks import Network
 
 SPEC = Spec("unet", {"multiplier": 0.125}, ("ground", "thing"), ((20, 40, 60), (255, 196, 0)), 64, 64)
+TIGHT = 0.985  # min_agreement of the graphs of low precision
 COMMAND = Path(sys.executable).with_name("segdeploy")
 T = TypeVar("T")
 
@@ -269,13 +270,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def low_precision(small: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `small` with its graphs in fp16 and in both forms of int8, inside the default budgets."""
+    """The folder of `small` with its graphs in fp16 and in both forms of int8, which give layers back on any processor.
+
+    Untrained, it is hard to round: all of it in int8 agrees in 0.982 of the pixels with VNNI, and in fewer without.
+    """
     folder = tmp_path_factory.mktemp("low_precision")
     shutil.copytree(small, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for precision in ("int8", "fp16"):
-            segdeploy.export("unet", precision=precision, options=ExportOptions(calibrate=photos))
+        for precision, agreement in (("int8", TIGHT), ("fp16", None)):
+            options = ExportOptions(calibrate=photos, min_agreement=agreement)
+            segdeploy.export("unet", precision=precision, options=options)
     return folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import known, photographs
+from conftest import TIGHT, known, photographs
 from quick_exports import HALF, SIGNED, UNSIGNED, low_precision_of, quickly, stages_of
 
 import segdeploy
@@ -30,7 +30,7 @@ def test_an_int8_manifest_says_how_it_was_made(photos: Path, form: str) -> None:
     chosen = parts_of(at_hand=(), calibrate=photos, data=None).calibrate
     images = {file.name: artifact.sha256(file) for file in chosen}
     assert origin.calibration == Calibration(method="percentile", images=images, skipped={}, cache={})
-    assert low.budget == Budget(min_agreement=0.98, max_drop=0.5)
+    assert low.budget == Budget(min_agreement=TIGHT, max_drop=0.5)
     assert set(low.executed) == ({"ort", "ov"} if form == "unsigned" else set())
 
 
