@@ -38,6 +38,7 @@ from segdeploy.engines._null import NullEngine
 from segdeploy.inference import run, sources
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.source_list import SourceList
+from segdeploy.inference.work import Task
 from segdeploy.proof import accuracy
 from segdeploy.timing import machine
 
@@ -110,7 +111,7 @@ def segmented(photos: str, out: str) -> dict[str, float]:
     found, _ = sources.find([photos], leave_out=Path(out))
     spec = workspace.weights_for("unet").checkpoint.spec
     with NullEngine(spec) as engine:
-        summary = run.run(engine, run.Task(sources=found, out=Path(out), made_with="null"), done=lambda: None)
+        summary = run.run(engine, Task(sources=found, out=Path(out), made_with="null"), done=lambda: None)
     return {
         "seconds": time.monotonic() - started,
         "cpu_s": time.process_time(),
@@ -193,7 +194,7 @@ class _Contest:
 
     def _infer(self, decode: Any) -> float:  # noqa: ANN401 - exact or scaled
         how = FolderOptions(again=True, decode=decode)
-        task = run.Task(sources=self.found, out=self.work / "masks", made_with="rate", options=how)
+        task = Task(sources=self.found, out=self.work / "masks", made_with="rate", options=how)
         summary = run.run(self.alone, task, done=lambda: None)
         return summary.done / summary.seconds
 

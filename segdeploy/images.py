@@ -296,6 +296,8 @@ def _require_file(path: Path) -> None:
         _refuse(path, "no permission to look into its folder", "Give this user the right to enter the folder.", error)
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"{name} does not exist.", "Give the path of an image.") from error
+    if stat.S_ISDIR(facts.st_mode):
+        raise InvalidRequestError(f"{name} is a folder.", "Give the path of an image, or the right to look into it.")
     if not stat.S_ISREG(facts.st_mode):
         raise InvalidRequestError(f"{name} is no file.", "Give the path of an image.")
     if not facts.st_size:

@@ -30,6 +30,19 @@ def owned(path: Path, *, is_required: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold `path` beside others that share it. Raise BlockingIOError where one owns it; the file stays.
+
+    Where the file system knows no locks, all go on.
+    """
+    descriptor = _locked(path, os.O_CREAT, fcntl.LOCK_SH | fcntl.LOCK_NB, is_required=False)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def part(folder: Path) -> Iterator[Path]:
     """An empty file of a new name in the folder, to write to; it is removed at the end, if it still has that name.
 

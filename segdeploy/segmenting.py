@@ -9,6 +9,7 @@ from segdeploy.engines import EngineFile, RunOptions
 from segdeploy.inference import naming, outputs, reports, run, sources
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.report import EngineUsed, Report
+from segdeploy.inference.work import Task
 from segdeploy.progress import Progress
 from segdeploy.spec import Precision
 
@@ -31,7 +32,7 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
     kinds, names = outputs.require(asked.write), naming.require(asked.names)
     images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
     found = making.find(asked.model, asked.engine, asked.device, progress)
-    task = run.Task(
+    task = Task(
         sources=images,
         out=asked.out,
         made_with=_drawn_by(found, folder),

@@ -20,7 +20,7 @@ def counted(class_map: NDArray[np.uint8], *, height: int, width: int, classes: i
     return [int(count) for count in found]
 
 
-def write(path: Path, entries: Iterable[Entry], spec: Spec) -> None:
+def write(path: Path, entries: Iterable[tuple[str, Entry]], spec: Spec) -> None:
     """A CSV with a row for each image that was segmented: its path, its pixels, and those of each class."""
     bytes_kept = "surrogateescape"  # in names that are not UTF-8
     with (
@@ -29,4 +29,4 @@ def write(path: Path, entries: Iterable[Entry], spec: Spec) -> None:
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["image", "pixels", *spec.classes])
-        table.writerows([entry.source, sum(entry.areas), *entry.areas] for entry in entries if entry.failed is None)
+        table.writerows([name, sum(entry.areas), *entry.areas] for name, entry in entries)

@@ -1,4 +1,4 @@
-"""A page of what a run did: what failed, what looks odd, and some of the rest, each photo beside its mask."""
+"""A page of what a run did: what failed, what looks odd, and some of the rest, photo beside overlay."""
 
 import base64
 import dataclasses
@@ -115,7 +115,8 @@ def _page(report: Report, sheet: Sheet, spec: Spec) -> Iterator[str]:
     yield _text(
         f"{report.runtime}:{report.precision} on {report.device}, {report.images_per_s:.1f} images/s. "
         f"{report.unchanged:,} unchanged, {report.left:,} left to do, {len(report.failed):,} failed, "
-        f"{len(report.failed_before):,} failed in an earlier run. Pictures show what the network saw and drew now."
+        f"{len(report.failed_before):,} failed before. Each picture: what the network saw, and beside it what it drew; "
+        "shares are of the photo."
     )
     yield "<p>" + " ".join(f"<a href={name}>{name}</a>" for name in ("summary.json", "failed.jsonl", "areas.csv"))
     yield "<p class=legend>"
@@ -125,7 +126,7 @@ def _page(report: Report, sheet: Sheet, spec: Spec) -> Iterator[str]:
     yield from _cards(
         "Unlike the rest", "Their classes have the most unusual shares: look at them first.", sheet.odd, spec
     )
-    yield from _cards("A sample", "Chosen at random among all.", sheet.sample, spec)
+    yield from _cards("A sample", "Chosen at random among those of this run.", sheet.sample, spec)
     yield "</html>"
 
 

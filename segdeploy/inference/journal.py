@@ -9,15 +9,17 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from segdeploy import artifact, locks
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference.options import Shard
+from segdeploy.paths import shown
 
 FOLDER, NAME = ".segdeploy", "journal.jsonl"
 _SYNC_S = 1.0  # at most so much work is lost when the power goes
@@ -91,7 +93,7 @@ class Entry:
     input: FileState
     made_with: str
     written: Mapping[str, FileState]
-    areas: Sequence[int] = ()
+    areas: tuple[int, ...] = ()
     failed: str | None = None
     seconds: float = 0.0
 
@@ -110,21 +112,33 @@ class Entry:
 
     @classmethod
     def of(cls, line: bytes) -> "Entry | None":
-        """None for what is no whole line of ours: its image is done again."""
+        """None for what is no whole line of ours: its image is done again. Fields of later versions are passed over."""
         try:
-            fields: dict[str, Any] = json.loads(line)
-            written = {kind: FileState(*state) for kind, state in fields.pop("written").items()}
-            state, areas = FileState(*fields.pop("input")), tuple(fields.pop("areas"))
-            return cls(**fields, input=state, written=written, areas=areas)
+            fields = {name: value for name, value in json.loads(line).items() if name in _FIELDS}
+            for name in ("input", "written"):
+                fields[name] = _states(fields[name])
+            entry = msgspec.convert(fields, cls)
+            os.fsencode(entry.target)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
+        return entry
+
+
+_FIELDS = {field.name for field in dataclasses.fields(Entry)}
+_STATE = [field.name for field in dataclasses.fields(FileState)]
+
+
+def _states(rows: Any) -> Any:  # noqa: ANN401 - of a JSON document: a row, or rows by kind
+    if isinstance(rows, dict):
+        return {kind: _states(row) for kind, row in rows.items()}
+    return dict(zip(_STATE, rows, strict=True))
 
 
 class Journal:
     """The lines of one folder: where each image's latest stands is held in 24 bytes, and lines are added one by one.
 
-    A line is with the system once it is added, and on the disk within a second. A last line that was cut off is taken
-    away. It serves several threads.
+    A line is with the system once it is added, and on the disk a second later, with the next, or once the journal is
+    closed. A last line that was cut off is taken away. It serves several threads.
     """
 
     def __init__(self, path: Path, *, writes: bool) -> None:
@@ -185,14 +199,6 @@ class Journal:
             place -= 1
         return None
 
-    def entries(self, targets: Iterable[str]) -> Iterator[Entry]:
-        """The latest entry of each of these images that has one, with the lines of this run."""
-        now = Journal(self._path, writes=False)
-        try:
-            yield from (entry for target in targets if (entry := now.get(target)) is not None)
-        finally:
-            now.close()
-
     def latest(self) -> Iterator[bytes]:
         """The latest line of each image, in the order of the journal."""
         last = np.append(self._hashes[1:] != self._hashes[:-1], True)
@@ -214,14 +220,21 @@ class Journal:
                 os.truncate(self._file, self._end)
                 raise artifact.cannot_write(self._path, error) from error
             self._end += written
-            due = time.monotonic() - self._synced > _SYNC_S
-            if due:
+            if time.monotonic() - self._synced > _SYNC_S:
                 self._synced = time.monotonic()
-        if due:
-            os.fsync(self._file)
+                self._sync()
+
+    def _sync(self) -> None:
+        if self._file is not None and self._writes:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise artifact.cannot_write(self._path, error) from error
 
     def close(self) -> None:
+        """Raise SegdeployError where what was added cannot be brought to the disk."""
         if self._file is not None:
+            self._sync()
             os.close(self._file)
             self._file = None
 
@@ -232,26 +245,43 @@ def folder(out: Path, shard: Shard) -> Path:
 
 
 @contextlib.contextmanager
-def opened(place: Path) -> Iterator[Journal]:
-    """The journal in a folder, for this process alone. Raise InvalidRequestError where another is at work there.
+def opened(out: Path, shard: Shard) -> Iterator[Journal]:
+    """The journal of a run, for this process alone. Raise InvalidRequestError where another is at work there.
 
-    Where a file system knows no locks, nobody can tell.
+    Shards may work beside one another, and a run of everything beside none. Where a file system knows no locks, nobody
+    can tell.
     """
+    place = folder(out, shard)
     with contextlib.ExitStack() as stack:
         try:
             place.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locks.owned(place / "lock", is_required=False))
+            whole = out / FOLDER / "lock"
+            if shard.count > 1:
+                stack.enter_context(locks.shared(whole))
+                stack.enter_context(locks.owned(place / "lock", is_required=False))
+            else:
+                stack.enter_context(locks.owned(whole, is_required=False))
             journal = Journal(place / NAME, writes=True)
         except BlockingIOError as error:
             raise InvalidRequestError(
-                f"another run writes into {place.parent}.", "Wait for it, or give this run another --out or --shard."
+                f"another run writes into {shown(out)}.", "Wait for it, or give this run another --out or --shard."
             ) from error
         except OSError as error:
-            raise artifact.cannot_write(place / NAME, error) from error
+            raise artifact.cannot_write(place, error) from error
+        stack.callback(journal.close)
         if journal.is_long:
             journal = _shortened(journal, place / NAME)
-        stack.callback(journal.close)
+            stack.callback(journal.close)
         yield journal
+
+
+@contextlib.contextmanager
+def others(out: Path, shard: Shard) -> Iterator[list[Journal]]:
+    """The journals of other divisions of the same output, as they stand."""
+    mine = folder(out, shard) / NAME
+    found = [path for path in [*sorted((out / FOLDER).glob(f"*/{NAME}")), out / FOLDER / NAME] if path != mine]
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(only_read(path.parent)) for path in found if path.is_file()]
 
 
 @contextlib.contextmanager

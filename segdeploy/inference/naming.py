@@ -40,23 +40,31 @@ def target(source: Source, names: str) -> PurePath:
     return PurePath(source.relative if names == FULL else source.stem)
 
 
-def divided(sources: SourceList, places: Sequence[Place], names: str) -> tuple[SourceList, list[Failure]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class TooLate:
+    """An image whose name an earlier one has."""
+
+    source: Source
+    failure: Failure
+
+
+def divided(sources: SourceList, places: Sequence[Place], names: str) -> tuple[SourceList, list[TooLate]]:
     """The images that are done; and those that would take the name of an earlier one, each with its reason."""
     if not _may_clash(sources, places, names):
         return sources, []
-    kept, failures = SourceList(), []
+    kept, too_late = SourceList(), list[TooLate]()
     owners, folders = _Owners(), _Owners()  # of targets, and of the folders that they lie in
     for source in sources:
         wanted = target(source, names)
         taken = next(_taken(wanted, places, owners, folders), None)
         if taken is not None:
-            failures.append(_failure(source, *taken, places[0], names))
+            too_late.append(TooLate(source, _failure(source, *taken, places[0], names)))
             continue
         kept.append(source)
         owners[str(wanted)] = source
         for parent in _folders(wanted):
             folders.setdefault(parent, source)
-    return kept, failures
+    return kept, too_late
 
 
 def _may_clash(sources: SourceList, places: Sequence[Place], names: str) -> bool:

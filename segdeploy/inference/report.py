@@ -4,9 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from segdeploy import cores
+from segdeploy.inference import journal
+from segdeploy.inference.options import Shard
 from segdeploy.spec import Precision
 
 SCHEMA: Literal[1] = 1
+STEPS = ("read", "resize", "engine", "write")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -83,3 +87,53 @@ class Report:
     delivered: Precision | None
     random_weights: bool
     file: Path
+
+
+@dataclasses.dataclass(slots=True)
+class Summary:
+    """What became of every image, filled in while they are segmented."""
+
+    out: Path
+    outputs: tuple[OutputFolder, ...]
+    shard: Shard
+    images: int = 0
+    done: int = 0
+    unchanged: int = 0
+    failed: list[Failure] = dataclasses.field(default_factory=list)
+    failed_before: list[Failure] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+    cpu_s: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
+    other_s: float = 0.0  # CPU seconds of files that failed, or that were unchanged
+
+    def give_engine_the_rest(self, process_s: float) -> None:
+        """What the process spent and no other step did: runtimes compute in threads of their own."""
+        others = sum(spent for step, spent in self.cpu_s.items() if step != "engine")
+        self.cpu_s["engine"] = max(self.cpu_s["engine"], process_s - others - self.other_s)
+
+    @property
+    def left(self) -> int:
+        """Images that are still to do."""
+        return self.images - self.done - self.unchanged - len(self.failed) - len(self.failed_before)
+
+    def report(self, used: EngineUsed, *, skipped: int) -> Report:
+        """The whole report: `skipped` is the number of other files, which `sources.find` gives."""
+        each = {step: 1000 * spent / self.done if self.done else None for step, spent in self.cpu_s.items()}
+        return Report(
+            done=self.done,
+            unchanged=self.unchanged,
+            left=self.left,
+            skipped=skipped,
+            failed=tuple(sorted(self.failed)),
+            failed_before=tuple(sorted(self.failed_before)),
+            seconds=self.seconds,
+            images_per_s=self.done / self.seconds if self.seconds else 0.0,
+            cpu_ms_per_image=CpuTime(**each),
+            cores=cores.usable(),
+            interrupted=self.interrupted,
+            shard=f"{self.shard.index}/{self.shard.count}" if self.shard.count > 1 else None,
+            kept=journal.folder(self.out, self.shard),
+            out=self.out,
+            outputs=self.outputs,
+            **{field.name: getattr(used, field.name) for field in dataclasses.fields(used)},
+        )

@@ -16,7 +16,7 @@ def keep(report: Report, ended: Ended, spec: Spec) -> None:
     failures = sorted((*report.failed, *report.failed_before))
     lines = "".join(json.dumps(typed_json.to_builtins(failure)) + "\n" for failure in failures)
     artifact.write_atomically(report.kept / FAILED, lines.encode())
-    areas.write(report.kept / AREAS, ended.journal.entries(ended.targets), spec)
+    areas.write(report.kept / AREAS, ended.entries(), spec)
     if report.done or report.failed:
         page = contact.page(report, ended.sheet, spec).encode(errors="replace")
         artifact.write_atomically(report.kept / CONTACT, page)

@@ -2,65 +2,79 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePath
 
 from segdeploy.inference.journal import Entry, FileState, Journal
-from segdeploy.inference.naming import Place
-from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.source_list import Source
+from segdeploy.inference.work import Work
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
     """Where an image stands: the kinds of output that are `missing`, and the `entry` that holds for the others.
 
-    `failed`: why nothing could be made of the very same file before; then nothing is missing.
+    `failed`: why nothing could be made of the very same file before; then nothing is missing. `ours`: the kinds whose
+    files of that name some earlier run wrote. `taken_by`: another photo, which is still there, that they are of.
     """
 
     missing: tuple[str, ...]
     entry: Entry | None = None
     failed: str | None = None
+    ours: Collection[str] = ()
+    taken_by: str | None = None
 
 
 class Resuming:
-    """Compares images with the journal of earlier runs. `made_with`: the digest of what draws the masks now."""
+    """Compares images with the journal of earlier runs, and with those of `others`: other shards of the output."""
 
-    def __init__(self, journal: Journal, made_with: str, places: Mapping[str, Place], options: FolderOptions) -> None:
+    def __init__(self, journal: Journal, others: Sequence[Journal], work: Work) -> None:
         self._journal = journal
-        self._made_with = made_with
-        self._places = places
-        self._options = options
+        self._others = others
+        self._made_with = work.task.made_with
+        self._places = work.places
+        self._options = work.task.options
         self._lock = threading.Lock()
         self._begun = 0
 
-    def standing(self, source: Source, target: PurePath) -> Standing:
+    def standing(self, source: Source, target: str) -> Standing:
         """Where it stands. What was copied or touched and has the same bytes is unchanged, and noted anew."""
-        entry = None if self._options.again else self._journal.get(str(target))
-        seen = None if entry is None else entry.input.now(source.path, verify=self._options.verify)
-        if entry is None or seen is None or entry.made_with != self._made_with:
-            return Standing(tuple(self._places))
+        before = self._journal.get(target)
+        entry = before or next(filter(None, (other.get(target) for other in self._others)), None)
+        everything = Standing(tuple(self._places), ours=() if entry is None else tuple(entry.written))
+        if entry is None or self._options.again:
+            return everything
+        seen = entry.input.now(source.path, verify=self._options.verify)
+        if seen is None and _is_of_another(entry, source):
+            return dataclasses.replace(everything, taken_by=entry.source)
+        if seen is None or entry.made_with != self._made_with:
+            return everything
         if entry.failed is not None:
-            return Standing(tuple(self._places)) if self._options.retry_failed else Standing((), entry, entry.failed)
+            return everything if self._options.retry_failed else Standing((), entry, entry.failed)
         there = self._there(entry, target)
         now = dataclasses.replace(entry, input=seen, written={**entry.written, **there})
         missing = tuple(kind for kind in self._places if kind not in there)
-        if not missing and now != entry and not self._options.dry_run:
+        if not missing and now != before and not self._options.dry_run:
             self._journal.add(now)
-        return Standing(missing, now)
+        return Standing(missing, now, ours=tuple(entry.written))
 
-    def _there(self, entry: Entry, target: PurePath) -> dict[str, FileState]:
+    def _there(self, entry: Entry, target: str) -> dict[str, FileState]:
         """The files of the kinds asked for that are as they were written."""
         found = {}
         for kind, place in self._places.items():
             if (state := entry.written.get(kind)) is not None:
-                seen = state.now(place.file(target), verify=self._options.verify)
+                seen = state.now(place.file(PurePath(target)), verify=self._options.verify)
                 if seen is not None:
                     found[kind] = seen
         return found
 
-    def may_begin(self) -> bool:
-        """Whether the limit lets one more image be segmented; counts it."""
+    def is_full(self) -> bool:
+        """Whether as many images were segmented as the limit allows."""
+        with self._lock:
+            return self._options.limit is not None and self._begun >= self._options.limit
+
+    def may_segment(self) -> bool:
+        """Whether the limit lets one more image be segmented; counts it. What cannot be read does not count."""
         with self._lock:
             if self._options.limit is not None and self._begun >= self._options.limit:
                 return False
@@ -70,7 +84,7 @@ class Resuming:
     def note(
         self,
         source: Source,
-        target: PurePath,
+        target: str,
         read: FileState,
         *,
         written: Mapping[str, FileState],
@@ -81,13 +95,22 @@ class Resuming:
         """What was made of a file, or why it cannot be read. Raise SegdeployError where that cannot be written."""
         self._journal.add(
             Entry(
-                target=str(target),
+                target=target,
                 source=str(source.path),
                 input=read,
                 made_with=self._made_with,
                 written=written,
-                areas=areas,
+                areas=tuple(areas),
                 failed=failed,
                 seconds=seconds,
             )
         )
+
+
+def _is_of_another(entry: Entry, source: Source) -> bool:
+    """Whether what lies there was made of another photo than this one, and that one is still where it was."""
+    other = Path(entry.source)
+    try:
+        return entry.failed is None and other.is_file() and not other.samefile(source.path)
+    except (OSError, ValueError):
+        return False

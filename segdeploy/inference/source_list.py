@@ -22,7 +22,7 @@ class Source:
     @property
     def stem(self) -> str:
         """`relative` without its ending."""
-        return self.relative[: -len(PurePath(self.relative).suffix)]
+        return self.relative.removesuffix(PurePath(self.relative).suffix)
 
 
 class SourceList(Sequence[Source]):

@@ -26,34 +26,42 @@ def find(
     An input is a folder, a file, a glob, a .txt with a path a line, or `-` for such lines on standard input.
 
     Folders are walked in the order of names, without following links to folders and without litter
-    (`dataset.is_litter`). `leave_out` is the folder of the masks: what an earlier run wrote there, or into the folders
-    of other outputs beside it, is not looked at. Masks and overlays that segdeploy wrote elsewhere count with the
-    others. A path in a list is relative to the list's folder, one of standard input to the working directory.
-    `include` and `exclude`: patterns that its name or its path below the input fits.
+    (`dataset.is_litter`). What stands in a list is an image whatever its ending, and so is a folder below an input
+    that cannot be looked into: they fail when they are read. `leave_out` is the folder of the masks: what an earlier
+    run wrote there, or into the folders of other outputs beside it, is not looked at. Masks and overlays that segdeploy
+    wrote elsewhere count with the others. A path in a list is relative to the list's folder, one of standard input to
+    the working directory. `include` and `exclude`: patterns that its name, its path below the input or a folder of
+    that path fits, in any case.
     """
     found, seen = SourceList(), set[bytes]()
     skipped = ours = 0
     apart = {os.path.realpath(folder) for folder in outputs.folders(leave_out)}
-    for source in _each(inputs, apart):
-        if PurePath(source.relative).suffix.lower() not in images.EXTENSIONS or not _is_wanted(
-            source, include, exclude
-        ):
+    may_repeat = len(inputs) > 1 or not Path(inputs[0]).is_dir()  # one folder names each file once
+    for source, is_listed in _each(inputs, apart):
+        is_image = is_listed or PurePath(source.relative).suffix.lower() in images.EXTENSIONS
+        if not is_image or not _is_wanted(source, include, exclude):
             skipped += 1
         elif images.is_ours(source.path):
             ours += 1
-        elif (digest := _digest(source)) not in seen:
+        elif not may_repeat:
             found.append(source)
-            seen.update([digest] * (len(inputs) > 1 or not Path(inputs[0]).is_dir()))  # one folder names each file once
+        elif (digest := _digest(source)) not in seen:
+            seen.add(digest)
+            found.append(source)
     if not found and ours:
         raise InvalidRequestError(
             f"there is nothing but masks and overlays of segdeploy in {', '.join(inputs)}.",
             "Name the photographs that they were made of.",
         )
     if not found:
-        chosen = " that --include and --exclude leave" if include or exclude else ""
+        where = ", ".join("standard input" if named == "-" else named for named in inputs)
+        if include or exclude:
+            raise InvalidRequestError(
+                f"--include and --exclude leave no image of {where}.",
+                "Patterns are held against the name of a file, its path below the input, and the folders of that path.",
+            )
         raise InvalidRequestError(
-            f"there are no images in {', '.join(inputs)}{chosen}.",
-            f"Known endings: {' '.join(sorted(images.EXTENSIONS))}.",
+            f"there are no images in {where}.", f"Known endings: {' '.join(sorted(images.EXTENSIONS))}."
         )
     return found, skipped + ours
 
@@ -64,13 +72,15 @@ def _digest(source: Source) -> bytes:
 
 
 def _is_wanted(source: Source, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether a pattern to include fits its name or its relative path (or there is none), and none to exclude."""
-    texts = (PurePath(source.relative).name, source.relative)
-    fits, left_out = (
-        any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in texts)
-        for patterns in (include, exclude)
-    )
-    return (not include or fits) and not left_out
+    """Whether a pattern to include fits (or there is none), and none to exclude."""
+    return (not include or _fits(source.relative, include)) and not _fits(source.relative, exclude)
+
+
+def _fits(relative: str, patterns: Sequence[str]) -> bool:
+    path = PurePath(relative.lower())
+    texts = {str(path), path.name, *(text for folder in path.parents for text in (str(folder), folder.name))}
+    plain = [pattern.lower().rstrip("/") for pattern in patterns]
+    return any(fnmatch.fnmatchcase(text, pattern) for pattern in plain for text in texts)
 
 
 def require_spared(sources: SourceList, written: Iterable[Path]) -> None:
@@ -94,29 +104,40 @@ def _identity(path: Path) -> int:
     return hash((found.st_dev, found.st_ino)) or 1
 
 
-def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[Source]:
+def _each(inputs: Iterable[str], apart: set[str]) -> Iterator[tuple[Source, bool]]:
+    """Every file below the inputs, and whether it counts as an image whatever its ending."""
     for named in inputs:
         path = Path(named)
         if named == "-":
-            yield from _rooted([Path(line) for line in sys.stdin.read().splitlines() if line])
+            yield from ((source, True) for source in _rooted(_from_standard_input()))
         elif path.is_dir():
             yield from _walked(path, apart)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            yield from _listed(path)
+            yield from ((source, True) for source in _rooted([path.parent / line for line in dataset.read_list(path)]))
         elif path.is_file():
-            yield Source(str(path.parent), path.name)
+            yield Source(str(path.parent), path.name), False
         else:
-            yield from _globbed(named, apart)
+            yield from ((source, False) for source in _globbed(named, apart))
 
 
-def _walked(root: Path, apart: set[str]) -> Iterator[Source]:
+def _walked(root: Path, apart: set[str]) -> Iterator[tuple[Source, bool]]:
     _require_outside(root, apart)
-    for folder, folders, files in os.walk(root, onerror=_unreadable):
+    closed: list[str] = []
+    for folder, folders, files in os.walk(root, onerror=lambda error: closed.append(_closed(root, error))):
         named = (name for name in folders if not dataset.is_litter(name))
         folders[:] = sorted(name for name in named if os.path.realpath(Path(folder, name)) not in apart)
         below = PurePath(folder).relative_to(root)
         kept = sorted(name for name in files if not dataset.is_litter(name))
-        yield from (Source(str(root), str(below / name)) for name in kept)
+        yield from ((Source(str(root), str(below / name)), False) for name in kept)
+    yield from ((Source(str(root), relative), True) for relative in closed)
+
+
+def _closed(root: Path, error: OSError) -> str:
+    """A folder that cannot be looked into, below the root. Raise InvalidFileError for the root itself."""
+    relative = os.path.relpath(error.filename, root)
+    if relative == ".":
+        raise InvalidFileError(f"cannot read the folder {error.filename}: {error.strerror}.", "Check its permissions.")
+    return relative
 
 
 def _require_outside(root: Path, apart: set[str]) -> None:
@@ -126,12 +147,12 @@ def _require_outside(root: Path, apart: set[str]) -> None:
         )
 
 
-def _unreadable(error: OSError) -> None:
-    raise InvalidFileError(f"cannot read the folder {error.filename}: {error.strerror}.", "Check its permissions.")
-
-
-def _listed(path: Path) -> Iterator[Source]:
-    return _rooted([path.parent / line for line in dataset.read_list(path)])
+def _from_standard_input() -> list[Path]:
+    """Names of any bytes, one a line, or behind a NUL where there is one (`find -print0`)."""
+    if sys.stdin is None:
+        raise InvalidRequestError("there is no standard input.", "Give the names in a .txt list.")
+    text = sys.stdin.buffer.read()
+    return [Path(os.fsdecode(name)) for name in text.split(b"\0" if b"\0" in text else b"\n") if name]
 
 
 def _globbed(pattern: str, apart: set[str]) -> Iterator[Source]:

@@ -214,7 +214,7 @@ def test_every_command_that_speaks_json_is_tested(request: pytest.FixtureRequest
         ("eval --data data --engine ort:fp32", "unet in ort, 3 images: mIoU 0."),
         (
             "infer data/images --engine ort:fp32",
-            "6 done, 0 failed, 0 skipped (no images, excluded, or written by segdeploy)",
+            "6 done, 0 failed, 0 skipped (no images, excluded, or written by segdeploy); masks in masks",
         ),
         (f"inspect {GRAPH}", "kind: graph"),
         ("inspect checkpoints/unet.safetensors", "kind: checkpoint"),

@@ -11,8 +11,9 @@ from segdeploy import api
 from segdeploy.engines import Engine
 from segdeploy.inference import journal, run, sources
 from segdeploy.inference.options import FOLDER, FolderOptions
-from segdeploy.inference.report import Report
+from segdeploy.inference.report import Report, Summary
 from segdeploy.inference.source_list import SourceList
+from segdeploy.inference.work import Task
 
 ORT = ("--engine", "ort:fp32")
 AGAIN = FolderOptions(again=True)
@@ -24,15 +25,15 @@ def segment(*inputs: str, out: str = "masks", write: Sequence[str] = ("mask",), 
     return api.infer(inputs, out=out, model="unet", engine="ort:fp32", write=write, folder=how)
 
 
-def written(engine: Engine, *kinds: str, done: Callable[[], None] = lambda: None) -> run.Summary:
+def written(engine: Engine, *kinds: str, done: Callable[[], None] = lambda: None) -> Summary:
     """Segment photos with an open engine; masks go to masks, other outputs beside it."""
     images, _ = sources.find(["photos"], leave_out=Path("masks"))
     return run.run(engine, task(images, *kinds, how=AGAIN), done=done)
 
 
-def task(images: SourceList, *kinds: str, how: FolderOptions = FOLDER) -> run.Task:
+def task(images: SourceList, *kinds: str, how: FolderOptions = FOLDER) -> Task:
     """To make outputs of these images in masks."""
-    return run.Task(sources=images, out=Path("masks"), made_with="test", outputs=kinds or ("mask",), options=how)
+    return Task(sources=images, out=Path("masks"), made_with="test", outputs=kinds or ("mask",), options=how)
 
 
 def below(folder: str | Path) -> list[str]:

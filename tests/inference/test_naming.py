@@ -147,8 +147,8 @@ def test_an_image_that_comes_too_late_moves_the_bar(workspace: Path, engine: Eng
 def test_no_two_images_are_given_one_name(paths: list[str], names: str) -> None:
     """Whatever their order: each is done or fails, nothing is written twice, no file lies where a folder does."""
     sources = [Source("photos", path) for path in paths]
-    kept, failures = naming.divided(SourceList(sources), [MASKS, OVERLAYS], names)
-    assert sorted([str(source.path) for source in kept] + [failure.path for failure in failures]) == sorted(
+    kept, too_late = naming.divided(SourceList(sources), [MASKS, OVERLAYS], names)
+    assert sorted([str(source.path) for source in kept] + [each.failure.path for each in too_late]) == sorted(
         str(source.path) for source in sources
     )
     files = [place.file(naming.target(source, names)) for source in kept for place in (MASKS, OVERLAYS)]
@@ -158,7 +158,7 @@ def test_no_two_images_are_given_one_name(paths: list[str], names: str) -> None:
         assert naming.target(source, names) == PurePath(
             source.relative if names == "full" else source.relative.removesuffix(".jpg")
         )
-    for failure in failures:
+    for failure in (each.failure for each in too_late):
         assert "\n" not in failure.reason
         assert failure.path in failure.reason
     if sources:

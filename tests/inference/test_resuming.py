@@ -1,5 +1,6 @@
 """A run goes on where the last one stood: nothing is done twice, what changed is done again, the tree is the same."""
 
+import errno
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 from conftest import COMMAND, Run, photographs
 from inference_folders import AGAIN, ORT, below, segment, task
 
-from segdeploy import cores, images
+from segdeploy import artifact, cores, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import run as folder_run
@@ -223,6 +224,8 @@ def test_the_memory_or_the_engine_failing_is_not_held_against_a_file(
         ({"include": ("*.jpg",)}, ["a.png", "sub/c.png"], 2),
         ({"exclude": ("sub/*", "bad*")}, ["a.png", "b.png"], 2),
         ({"include": ("sub/*", "b.*"), "exclude": ("*.png",)}, ["sub/c.png"], 3),
+        ({"include": ("*.JPG",), "exclude": ("SUB/",)}, ["a.png"], 3),
+        ({"exclude": ("sub", "bad.png")}, ["a.png", "b.png"], 2),
     ],
 )
 @pytest.mark.usefixtures("photos")
@@ -233,7 +236,7 @@ def test_patterns_choose_images(options: dict[str, Any], done: list[str], skippe
 
 @pytest.mark.usefixtures("photos")
 def test_patterns_that_leave_nothing_are_named() -> None:
-    with pytest.raises(InvalidRequestError, match=r"no images in photos that --include and --exclude leave"):
+    with pytest.raises(InvalidRequestError, match="--include and --exclude leave no image of photos"):
         segment("photos", how=FolderOptions(include=("*.tif",)))
 
 
@@ -241,8 +244,8 @@ def test_patterns_that_leave_nothing_are_named() -> None:
 def test_a_limit_counts_what_is_segmented() -> None:
     """Run again and again, it does all."""
     reports = [segment("photos", how=FolderOptions(limit=2)) for _ in range(3)]
-    assert [len(report.failed) + report.done for report in reports] == [2, 2, 0]
-    assert [report.left for report in reports] == [2, 0, 0]
+    assert [report.done for report in reports] == [2, 1, 0]
+    assert [report.left for report in reports][1:] == [0, 0]
 
 
 @pytest.mark.usefixtures("photos")
@@ -252,9 +255,30 @@ def test_shards_make_the_tree_of_one_run() -> None:
     assert sum(report.done for report in reports) == 3
     assert sum(len(report.failed) for report in reports) == 1
     assert tree("masks") == undisturbed
-    assert sorted(path.name for path in Path("masks/.segdeploy").iterdir()) == ["1-of-3", "2-of-3", "3-of-3"]
+    assert sorted(path.name for path in Path("masks/.segdeploy").iterdir() if path.is_dir()) == [
+        *("1-of-3", "2-of-3", "3-of-3")
+    ]
     again = [segment("photos", how=FolderOptions(shard=f"{index}/3")) for index in (1, 2, 3)]
     assert sum(report.unchanged for report in again) == 3
+
+
+@pytest.mark.usefixtures("photos")
+def test_another_number_of_shards_goes_on_with_what_is_there() -> None:
+    for index in (1, 2):
+        segment("photos", how=FolderOptions(shard=f"{index}/2"))
+    reports = [segment("photos", how=FolderOptions(shard=f"{index}/3")) for index in (1, 2, 3)]
+    assert (sum(report.done for report in reports), sum(report.unchanged for report in reports)) == (0, 3)
+    assert counts(segment("photos")) == (0, 3, 0, 1)
+
+
+def test_a_clash_is_of_one_shard_however_the_folder_is_called(workspace: Path) -> None:
+    """Two machines may mount it at two places."""
+    photographs(workspace / "photos", "x.jpg", "x.png")
+    (workspace / "mounted").symlink_to("photos")
+    reports = [
+        segment(folder, how=FolderOptions(shard=f"{index}/2")) for index, folder in ((1, "photos"), (2, "mounted"))
+    ]
+    assert (sum(report.done for report in reports), sum(len(report.failed) for report in reports)) == (1, 1)
 
 
 def test_shards_do_of_clashing_names_the_same(workspace: Path) -> None:
@@ -267,10 +291,128 @@ def test_shards_do_of_clashing_names_the_same(workspace: Path) -> None:
 
 
 def test_names_come_from_standard_input(photos: Path) -> None:
-    named = "".join(f"{photos / name}\n" for name in ("a.jpg", "sub/c.jpg"))
-    done = subprocess.run([COMMAND, "infer", "-", *ORT], input=named, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert below("masks") == ["a.png", "sub/c.png"]
+    strange = os.fsdecode(b"caf\xe9\xe2\x80\xa8b.png")  # not UTF-8, and U+2028, where Python too breaks lines
+    (photos / "b.png").rename(photos / strange)
+    for end in ("\n", "\0"):
+        named = "".join(f"{photos / name}{end}" for name in ("a.jpg", "sub/c.jpg", strange))
+        done = subprocess.run(
+            [COMMAND, "infer", "-", *ORT, "--out", f"masks{ord(end)}"],
+            input=os.fsencode(named),
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert below(f"masks{ord(end)}") == sorted(["a.png", "sub/c.png", strange])
+
+
+def test_what_is_named_one_by_one_and_is_no_image_fails(run: Run, photos: Path) -> None:
+    (photos / "notes.md").write_text("no image")
+    (photos / "a").write_bytes((photos / "a.jpg").read_bytes())
+    (names := photos.parent / "list.txt").write_text("photos/notes.md\nphotos/missing.bin\nphotos/a\n")
+    done = run("infer", names, *ORT, "--json")
+    assert (done.code, done.json()["done"], done.json()["skipped"]) == (5, 1, 0)
+    assert [failure["path"] for failure in done.json()["failed"]] == [
+        str(photos / "missing.bin"),
+        str(photos / "notes.md"),
+    ]
+    assert below("masks") == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_failure(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = os.walk
+
+    def closed(root: Path, **options: Any) -> Any:  # noqa: ANN401 - as os.walk
+        for folder, folders, files in walk(root, **options):
+            if "sub" in folders:
+                folders.remove("sub")
+                options["onerror"](PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(photos / "sub")))
+            yield folder, folders, files
+
+    monkeypatch.setattr(os, "walk", closed)
+    report = segment(str(photos))
+    assert (report.done, [failure.path for failure in report.failed]) == (
+        2,
+        [str(photos / "bad.png"), str(photos / "sub")],
+    )
+    assert report.failed[1].reason == f"{photos / 'sub'} is a folder."
+    assert counts(segment(str(photos), how=FolderOptions(exclude=("sub",)))) == (0, 2, 0, 1)
+
+
+# What lies there already
+
+
+def test_a_picture_that_segdeploy_did_not_write_stays(run: Run, workspace: Path) -> None:
+    """A label beside its photo, for whoever gives the folder of the photos as --out."""
+    photographs(workspace / "lab", "cat.jpg", "cat.png")
+    before = (workspace / "lab/cat.png").read_bytes()
+    done = run("infer", "lab/cat.jpg", "--out", "lab", *ORT)
+    assert done.code == 5
+    assert done.err == "failed: lab/cat.jpg: lab/cat.png is there, and segdeploy did not write it.\n"
+    assert (workspace / "lab/cat.png").read_bytes() == before
+
+
+def test_a_mask_of_another_photo_that_is_still_there_stays(run: Run, workspace: Path) -> None:
+    """OUT is `masks` where nothing is said: two folders in two runs would lose the masks of the first."""
+    for number, folder in enumerate(("one", "two")):
+        photographs(workspace / folder, "a.png", height=40 + number, width=50)
+    segment("one")
+    before = tree("masks")
+    done = run("infer", "two", *ORT)
+    assert done.code == 5
+    assert done.err == (
+        "failed: two/a.png would replace what was made of one/a.png: give another --out; --again replaces it.\n"
+    )
+    assert tree("masks") == before
+    assert segment("two", how=AGAIN).done == 1
+    shutil.rmtree("two")
+    assert segment("one").done == 1
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_mask_that_is_taken_away_at_once_is_no_success(
+    workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, *, taken: bool
+) -> None:
+    photographs(workspace / "photos", "a.png")
+    found, _ = sources.find(["photos"], leave_out=Path("masks"))
+    write = artifact.write_atomically
+
+    def meanwhile(path: Path, data: bytes) -> None:
+        write(path, data)
+        if path.suffix == ".png":
+            path.unlink() if taken else path.write_bytes(b"of somebody else")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifact, "write_atomically", meanwhile)
+        summary = folder_run.run(engine, task(found), done=lambda: None)
+    assert (summary.done, len(summary.failed)) == (0, 1)
+    again = folder_run.run(engine, task(found), done=lambda: None)
+    assert again.done == (1 if taken else 0)  # what somebody else put there stays
+
+
+def test_a_photo_that_is_gone_once_it_was_decoded_fails_alone(
+    workspace: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overlay shows every pixel: a photo that was decoded at a smaller scale is read once more."""
+    photographs(workspace / "photos", "a.jpg", "b.jpg", height=700, width=900)
+    found, _ = sources.find(["photos"], leave_out=Path("masks"))
+    read = images.opened_photograph
+
+    def meanwhile(path: Path, *, least: tuple[int, int] | None = None) -> images.Photograph:
+        photo = read(path, least=least)
+        if path.name == "a.jpg" and least is not None:
+            path.unlink()
+        return photo
+
+    monkeypatch.setattr(images, "opened_photograph", meanwhile)
+    summary = folder_run.run(engine, task(found, "overlay", how=FolderOptions(decode="scaled")), done=lambda: None)
+    assert (summary.done, [failure.path for failure in summary.failed]) == (1, ["photos/a.jpg"])
+
+
+def test_a_limit_is_not_used_up_by_what_is_tried_again(workspace: Path) -> None:
+    photographs(workspace / "photos", "b.png")
+    (workspace / "photos/a.png").symlink_to("nothing")
+    report = segment("photos", how=FolderOptions(limit=1))
+    assert (report.done, len(report.failed)) == (1, 1)
 
 
 # What is said
@@ -296,10 +438,10 @@ def test_what_failed_before_still_fails_the_command(run: Run) -> None:
     assert (first.code, second.code) == (5, 5)
     assert first.err.startswith("failed: photos/bad.png cannot be read: ")
     assert second.err == ""
-    failed = "masks/.segdeploy/failed.jsonl"
-    assert second.out.splitlines()[:2] == [
-        "0 done, 3 unchanged, 0 failed, 0 skipped (no images, excluded, or written by segdeploy): masks",
-        f"1 failed in an earlier run and are the same files: {failed}; --retry-failed tries them again",
+    skipped = "0 skipped (no images, excluded, or written by segdeploy)"
+    assert second.out.splitlines() == [
+        f"0 done, 3 unchanged, 0 failed, 1 failed before, {skipped}; masks in masks",
+        "What failed before are the same files: masks/.segdeploy/failed.jsonl; --retry-failed tries them",
     ]
 
 

@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 from segdeploy import api
 from segdeploy.inference import run, sources
+from segdeploy.inference.work import Task
 from segdeploy.inference.options import FolderOptions
 from segdeploy.engines import RunOptions
 
@@ -41,7 +42,7 @@ def peak_mb():  # of this program alone: getrusage counts what the parent held b
 
 def task(images):
     options = FolderOptions(again=True)
-    return run.Task(sources=images, out=Path("masks"), made_with="test", options=options)
+    return Task(sources=images, out=Path("masks"), made_with="test", options=options)
 
 with api.open("unet", engine="ort:fp32", options=RunOptions(threads=1)) as engine:
     images, _ = sources.find([sys.argv[1]], leave_out=Path("masks"))

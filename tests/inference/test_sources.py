@@ -57,7 +57,7 @@ def test_a_name_that_looks_like_a_glob_is_a_name(workspace: Path) -> None:
 def test_a_list_names_files_relative_to_its_folder(workspace: Path) -> None:
     photographs(workspace / "photos", "a.jpg", "sub/b.jpg", "c.jpg")
     (workspace / "photos/list.txt").write_text("a.jpg\r\n\n sub/b.jpg \nnotes.md\n")
-    assert found("photos/list.txt") == (["a.jpg", "sub/b.jpg"], 1)
+    assert found("photos/list.txt") == (["a.jpg", "sub/b.jpg", "notes.md"], 0)  # which fails when it is read
 
 
 def test_a_list_may_hold_names_in_any_encoding(workspace: Path) -> None:
@@ -90,13 +90,15 @@ def test_a_missing_path_is_refused(run: Run, name: str) -> None:
     assert refused.err == f"Error: {name} does not exist.\nName a folder, an image, a glob or a .txt list.\n"
 
 
-def test_an_unreadable_folder_is_refused_before_anything_runs(workspace: Path) -> None:
-    """Its files would be missing without a word."""
+def test_an_unreadable_folder_is_not_passed_over(workspace: Path) -> None:
+    """Its files would be missing without a word: it is taken for an image, and fails. An input itself is refused."""
     workspace.chmod(0o755)
     photographs(workspace / "photos", "a.jpg", "locked/b.jpg")
     (workspace / "photos/locked").chmod(0)
-    with as_ordinary_user(), pytest.raises(InvalidFileError) as refused:
-        sources.find(["photos"], leave_out=Path("masks"))
+    with as_ordinary_user():
+        assert found("photos") == (["a.jpg", "locked"], 0)
+        with pytest.raises(InvalidFileError) as refused:
+            sources.find(["photos/locked"], leave_out=Path("masks"))
     assert refused.value.what == "cannot read the folder photos/locked: Permission denied."
     (workspace / "photos/locked").chmod(0o755)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segdeploy.cli import bars, exit_codes, options, rendering
+from segdeploy.paths import shown
 
 if TYPE_CHECKING:
     from segdeploy.inference.report import Report
@@ -33,27 +34,29 @@ _outputs = options.together(
         show_default=True,
         help="The mask of a/x.jpg is a/x.png; full: a/x.jpg.png, so that a/x.png has one too.",
     ),
-    click.option("--overlay", is_flag=True, help="Also write photo and mask in one picture, into OUT-overlays."),
+    click.option("--overlay", is_flag=True, help="Also write the photo tinted with its classes, into OUT-overlays."),
 )
 _which = options.together(
     click.option(
-        "--include", multiple=True, metavar="PATTERN", help="Only files of such names or paths: *.jpg, night/*."
+        "--include", multiple=True, metavar="PATTERN", help="Only files of such names, paths or folders: *.jpg, night."
     ),
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Not those, whatever --include says."),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these, whatever --include says."),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Segment at most N images."),
     click.option("--shard", metavar="I/N", help="The I-th of N runs that share the folder, on any machines."),
-    click.option("--dry-run", is_flag=True, help="Count what there is to do, and write nothing."),
+    click.option("--dry-run", is_flag=True, help="Count what there is to do, and make no mask."),
 )
 _again = options.together(
     click.option("--again", is_flag=True, help="Make everything, also what an earlier run made of the same files."),
     click.option("--retry-failed", is_flag=True, help="Try files again that an earlier run could not read."),
-    click.option("--verify", is_flag=True, help="Read every file to see whether it changed; else its times tell."),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails."),
+    click.option(
+        "--verify", is_flag=True, help="Read every file to see whether it changed; else its size, inode and times tell."
+    ),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first file that fails in this run."),
 )
 
 
 @click.command(short_help=__doc__)
-@click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt...")
+@click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt|-...")
 @options.model
 @options.engine
 @options.running
@@ -126,16 +129,18 @@ def _lines(report: "Report") -> Iterator[str]:
     counts = [f"{report.done} done"]
     counts += [f"{report.unchanged} unchanged"] * bool(report.unchanged)
     counts += [f"{report.left} left to do"] * bool(report.left)
-    yield f"{', '.join(counts)}, {len(report.failed)} failed, {skipped}: {report.out}"
+    counts += [f"{len(report.failed)} failed"]
+    counts += [f"{len(report.failed_before)} failed before"] * bool(report.failed_before)
+    yield f"{', '.join(counts)}, {skipped}; masks in {shown(report.out)}"
     if report.failed_before:
-        before = f"{len(report.failed_before)} failed in an earlier run and are the same files"
-        yield f"{before}: {report.kept / 'failed.jsonl'}; --retry-failed tries them again"
+        yield f"What failed before are the same files: {shown(report.kept / 'failed.jsonl')}; --retry-failed tries them"
+    if not report.done:
+        return
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
     engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
     yield f"{engine}, {report.seconds:.1f} s, {report.images_per_s:.1f} images/s"
-    if report.done:
-        split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
-        yield f"CPU ms per image: {split}; {report.cores} cores"
+    split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
+    yield f"CPU ms per image: {split}; {report.cores} cores"
 
 
 COMMAND = infer

@@ -31,7 +31,8 @@ class Output(Protocol):
     """What a file in `outputs/` defines. The user types its name: `mask.py` is `--write mask`.
 
     It may also define FOLDER_SUFFIX. The files go to the folder OUT followed by it, which is `-` and the name of the
-    module where there is none; an empty one puts them into OUT itself.
+    module where there is none; an empty one puts them into OUT itself. And SHOWS_PHOTO, False where `encode` asks for
+    no pixel of the photo: then a photo that was decoded at a smaller scale is not decoded once more.
     """
 
     SUFFIX: str  # how the names of its files end: ".png"

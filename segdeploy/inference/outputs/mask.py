@@ -5,6 +5,7 @@ from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".png"
 FOLDER_SUFFIX = ""
+SHOWS_PHOTO = False
 
 
 def encode(segmented: Segmented) -> bytes:

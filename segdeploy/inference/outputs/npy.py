@@ -7,6 +7,7 @@ import numpy as np
 from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".npy"
+SHOWS_PHOTO = False
 
 
 def encode(segmented: Segmented) -> bytes:

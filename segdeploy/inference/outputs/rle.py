@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".json"
+SHOWS_PHOTO = False
 
 
 def encode(segmented: Segmented) -> bytes:
