@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,8 +61,10 @@ class Outcome:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
-    """Hear Ctrl-C, and have children hear it: what a shell starts in the background ignores it, as its children do."""
+    """Hear Ctrl-C, as children do then too: what a shell starts in the background ignores it. Time no example."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -313,7 +313,7 @@ def test_an_unknown_field_is_named(file: Artifact) -> None:
 
 
 @files
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(file: Artifact, data: st.DataObject) -> None:
     """Whatever stands there instead: what reads a manifest later trusts the types."""

@@ -138,7 +138,7 @@ def test_markers_may_be_filled_up(tmp_path: Path) -> None:
     assert np.array_equal(images.read(filled), images.read(written(tmp_path / "b.jpg", whole)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kept=st.floats(0.2, 1, exclude_max=True), kind=st.sampled_from(sorted(JPEGS)), zeros=st.integers(0, 300_000))
 def test_no_jpeg_that_lost_its_end_is_read(
     tmp_path_factory: pytest.TempPathFactory, kept: float, kind: str, zeros: int

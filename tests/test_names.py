@@ -48,7 +48,7 @@ def test_what_is_no_plain_name_is_refused_in_two_printable_lines(name: str) -> N
     assert all(line.isprintable() and len(line) < 200 for line in (refused.value.what, refused.value.remedy))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text() | st.from_regex(r"[a-z.]{1,4}", fullmatch=True))
 def test_whatever_passes_is_one_part_of_a_path(text: str) -> None:
     try:

@@ -73,7 +73,7 @@ def by_the_reference(ring: Sequence[float], height: int, width: int) -> NDArray[
 coordinates = st.floats(-10, 30) | st.integers(-3, 22).map(float) | st.integers(-30, 220).map(lambda each: each / 10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     points=st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=7),
     height=st.integers(10, 20),

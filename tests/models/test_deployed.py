@@ -73,7 +73,7 @@ def test_the_256th_class_survives_the_way_to_uint8() -> None:
     assert models.deployed(Given(logits), spec(256))(photos(1)).flatten().tolist() == list(range(256))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     mean=st.tuples(*[st.floats(0, 1)] * 3),
     std=st.tuples(*[st.floats(0.1, 1)] * 3),

@@ -15,7 +15,7 @@ from segdeploy.interpolation import interpolation_matrix
 KERNEL = [1.0, 2.0, 3.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     signal=st.lists(st.integers(-9, 9), min_size=1, max_size=20),
     kernel=st.lists(st.integers(-9, 9), min_size=3, max_size=3),

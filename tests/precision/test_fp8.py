@@ -73,7 +73,7 @@ def test_the_executor_rounds_to_e4m3_exactly_on_every_value_and_every_tie() -> N
     np.testing.assert_array_equal(found, np.array([nearest(float(each)) for each in x], np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40))
 def test_the_executor_rounds_to_e4m3_exactly_on_any_value(values: list[float]) -> None:
     (found,) = ROUNDING.run(None, {"x": np.array(values, np.float32)})

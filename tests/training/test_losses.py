@@ -123,7 +123,7 @@ def test_the_weights_of_camvid_come_from_its_labels() -> None:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     truths=st.lists(
         hnp.arrays(
