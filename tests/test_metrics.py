@@ -12,7 +12,7 @@ from segdeploy import metrics
 
 CLASSES = 4
 IGNORED = 255
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 SHAPE = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)
 ClassMap = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -53,7 +53,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # an example is small as it is
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -224,7 +224,7 @@ def test_a_checkpoint_with_a_damaged_header_is_refused(saved: Path, key: str, va
     assert caught.value.remedy
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 400), value=st.integers(0, 255))
 def test_a_flipped_byte_in_the_header_is_no_traceback(saved: Path, where: int, value: int) -> None:
     """Read well or refused; nothing else leaves `read`."""

@@ -159,7 +159,7 @@ def test_a_gain_makes_up_for_nothing() -> None:
     limits=st.tuples(st.floats(0, 1), st.floats(0, 2)),
     always=st.sets(st.sampled_from(sorted(WORK)), max_size=2),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_step_is_inside_the_budget_and_holds_the_one_before(
     agreements: list[float],
     drops: list[float],

@@ -120,7 +120,7 @@ def test_the_ratio_of_twice_the_time_excludes_one(factor: float) -> None:
     pairs=st.lists(st.tuples(st.floats(0.01, 1e3), st.floats(0.01, 1e3)), min_size=1, max_size=30),
     factor=st.floats(0.01, 100),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_ratio_knows_no_unit(pairs: list[tuple[float, float]], factor: float) -> None:
     """Microseconds or minutes; and its interval never runs backwards."""
     ms, reference_ms = (list(values) for values in zip(*pairs, strict=True))

@@ -20,7 +20,7 @@ from segdeploy.training.options import Augmentation
 CLASSES = 4
 STEP = 60  # grey levels between two classes: an image that encodes its own mask
 SEED = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def spec(height: int = 24, width: int = 32, **changes: Any) -> Spec:  # noqa: ANN401 - any field of Spec
