@@ -70,7 +70,7 @@ def cores() -> int:
 
 
 def encoded(class_map: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
-    """At the photograph's size, with a palette and the compression that segdeploy.images.mask_png has."""
+    """At the photograph's size, with a palette and the quickest compression that Pillow has for class maps: by runs."""
     file = io.BytesIO()
     mask = Image.fromarray(class_map).resize(size, Image.Resampling.NEAREST)
     mask.putpalette(PALETTE)
