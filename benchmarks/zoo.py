@@ -79,10 +79,13 @@ class Measured:
     ratio: float | None = None
     interval: Interval | None = None
     not_timed: str | None = None
+    machine: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
+    """`machine` measured last; each network names its own."""
+
     schema: int = 1
     command: str
     made_at: str
@@ -118,6 +121,7 @@ def measured(network: PublicNetwork, folder: Path, data: Path, *, low: Sequence[
         ratio=None if ratio is None else ratio.ratio,
         interval=None if ratio is None else ratio.interval,
         not_timed=not_timed,
+        machine=machine.describe().named,
     )
 
 
@@ -141,6 +145,7 @@ def _refused(network: PublicNetwork, seconds: float, error: SegdeployError) -> M
         images=0,
         adopt_s=round(seconds, 1),
         graphs=(graph,),
+        machine=machine.describe().named,
     )
 
 
@@ -255,10 +260,18 @@ def _written(out: Path, found: Sequence[Measured], command: str) -> str:
     ordered = tuple(rows[network.name] for network in NETWORKS if network.name in rows)
     here = machine.describe()
     document = Document(command=command, made_at=artifact.now(), machine=here, networks=ordered)
-    text = f"`{command}` on {here.named}. Ratios are of one interleaved run each.\n\n{table(ordered)}"
+    text = f"`{command}`. Ratios are of one interleaved run each.\n\n{_machines(ordered)}\n\n{table(ordered)}"
     artifact.write_atomically(path, typed_json.to_text(document))
     artifact.write_atomically(out / "zoo.md", text.encode())
     return text
+
+
+def _machines(networks: Sequence[Measured]) -> str:
+    """Which networks were measured where."""
+    places: dict[str, list[str]] = {}
+    for row in networks:
+        places.setdefault(row.machine or "a machine that was not noted", []).append(row.name)
+    return " ".join(f"On {place}: {', '.join(names)}." for place, names in places.items())
 
 
 def _earlier(path: Path) -> tuple[Measured, ...]:
