@@ -6,8 +6,9 @@
     python benchmarks/folder.py mutated --seeds DIR [--images 5000] [--work DIR]
 
 `many`: so many small images, a part of them damaged, segmented by an engine without a network with all else real; then
-once more, when there is nothing to do. A folder of a tenth of the size stands beside it, for memory; and what the
-journal takes of the CPU time. `rate`: images a second of `infer`, start-up apart, beside what the CPU time of its
+once more, when there is nothing to do; the reports at the end are not written. A folder of a tenth of the size stands
+beside it, for memory; and what the journal takes of the CPU time.
+`rate`: images a second of `infer`, start-up apart, beside what the CPU time of its
 steps, each measured alone, allows on these cores, and beside a plain loop with Pillow; exact and scaled decoding, in
 one interleaved run. `scaled`: what scaled decoding changes in masks, on large JPEGs made of `examples/nuclei` and of
 CamVid's validation images. `mutated`: copies of the images in a folder, with bytes changed, taken out, put in or

@@ -48,7 +48,7 @@ class Sheet:
         self._sum = np.zeros(len(colours))
         self._chance = random.Random(0)  # noqa: S311 - which images a page shows
         self._sample: dict[int, Card] = {}  # by place: threads end in any order
-        self._odd: list[tuple[float, Card]] = []
+        self._odd: list[tuple[float, Card]] = []  # the most unusual first
 
     @property
     def sample(self) -> list[Card]:
@@ -57,7 +57,7 @@ class Sheet:
     @property
     def odd(self) -> list[Card]:
         """The most unusual first."""
-        return [card for _, card in sorted(self._odd, key=lambda each: -each[0])]
+        return [card for _, card in self._odd]
 
     def look(
         self, name: str, areas: Sequence[int], ratio: float, image: NDArray[np.uint8], class_map: NDArray[np.uint8]
@@ -93,8 +93,7 @@ class Sheet:
         height, width = (max(1, round(side * scale)) for side in inside.shape[:2])
         photo = images.to_network_size(inside, height=height, width=width)
         small = images.to_photo_size(class_map, height=height, width=width)
-        beside = np.concatenate([photo, images.overlay(photo, small, self._colours)], axis=1)
-        return images.jpeg(beside)
+        return images.overlay_jpeg(photo, small, self._colours, beside=True)
 
 
 def _inside(image: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:

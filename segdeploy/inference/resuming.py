@@ -70,13 +70,12 @@ class Resuming:
 
     def is_full(self) -> bool:
         """Whether as many images were segmented as the limit allows."""
-        with self._lock:
-            return self._options.limit is not None and self._begun >= self._options.limit
+        return self._options.limit is not None and self._begun >= self._options.limit
 
     def may_segment(self) -> bool:
         """Whether the limit lets one more image be segmented; counts it. What cannot be read does not count."""
         with self._lock:
-            if self._options.limit is not None and self._begun >= self._options.limit:
+            if self.is_full():
                 return False
             self._begun += 1
             return True

@@ -18,7 +18,7 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployErr
 from segdeploy.images import Photograph
 from segdeploy.inference import areas, journal
 from segdeploy.inference.contact import Sheet
-from segdeploy.inference.journal import Entry, FileState, Journal
+from segdeploy.inference.journal import Entry, FileState
 from segdeploy.inference.naming import Place
 from segdeploy.inference.options import SCALED
 from segdeploy.inference.outputs import Segmented
@@ -59,15 +59,15 @@ def run(
         job.summary.give_engine_the_rest(time.process_time() - spent_before)
         if job.fatal is not None:
             with contextlib.suppress(SegdeployError):  # what can be kept of a run that ended early
-                _keep(keep, job, opened)
+                _keep(keep, job)
             raise job.fatal
-        _keep(keep, job, opened)
+        _keep(keep, job)
     return job.summary
 
 
-def _keep(keep: "Callable[[Ended], None] | None", job: "_Job", opened: Journal) -> None:
+def _keep(keep: "Callable[[Ended], None] | None", job: "_Job") -> None:
     if keep is not None:
-        keep(Ended(job.summary, job.work, opened, job.sheet))
+        keep(Ended(job.summary, job.work, job.sheet))
 
 
 def counted(task: Task, *, done: Callable[[], None]) -> Summary:
@@ -87,7 +87,6 @@ class Ended:
 
     summary: Summary
     work: Work
-    journal: Journal
     sheet: Sheet
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
