@@ -18,6 +18,7 @@ from PIL import Image
 from segdeploy import images
 from segdeploy.inference import areas, contact
 from segdeploy.inference.contact import Sheet
+from segdeploy.inference.options import FolderOptions
 
 SIDE = st.integers(1, 30)
 CONTACT, AREAS = Path("masks/.segdeploy/contact.html"), Path("masks/.segdeploy/areas.csv")
@@ -45,6 +46,13 @@ def test_the_table_has_every_image_of_the_run(run: Run, workspace: Path) -> None
         mask = indices(Path("masks", Path(row["image"]).relative_to("photos").with_suffix(".png")))
         assert int(row["pixels"]) == mask.size
         assert [int(row[name]) for name in SPEC.classes] == np.bincount(mask.ravel(), minlength=2).tolist()
+
+
+def test_the_table_has_nothing_of_another_engine_or_decoding(workspace: Path) -> None:
+    photographs(workspace / "photos", "a.jpg", "b.png")
+    segment("photos")
+    assert segment("photos", how=FolderOptions(decode="scaled", limit=1)).left == 1
+    assert len(AREAS.read_text().splitlines()) == 2
 
 
 def test_the_page_shows_photo_and_mask_and_what_failed(run: Run, workspace: Path) -> None:
