@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
-from conftest import INT8_SATURATES, TIGHT, known, photograph, photographs
+from conftest import TIGHT, known, photograph, photographs
 from onnx import TensorProto, helper
 from quick_exports import SIGNED, UNSIGNED, low_precision_of, quickly, stages_of
 
@@ -301,10 +301,13 @@ def test_the_packaged_networks_keep_the_default_budget_in_every_form(
 
 @pytest.mark.slow
 def test_a_trained_network_gives_back_what_a_tight_budget_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tight is a tenth closer to float32 than every layer in int8 comes, which each processor computes otherwise."""
     monkeypatch.chdir(tmp_path)
-    asked = 0.9985 if INT8_SATURATES else 0.9993
+    (whole,) = segdeploy.export("unet", precision="int8", options=ExportOptions(forms=["unsigned"]))
+    reached = known(stages_of(whole)["engine"].decided_agreement)
+    asked = reached + (1 - reached) / 10
     options = ExportOptions(forms=["unsigned"], min_agreement=asked)
     (graph,) = segdeploy.export("unet", precision="int8", options=options)
-    assert 0 < low_precision_of(graph).low_share < 1
-    assert known(stages_of(graph)["engine"].decided_agreement) >= asked
+    assert 0 < low_precision_of(graph).low_share < low_precision_of(whole).low_share
+    assert known(stages_of(graph)["engine"].decided_agreement) >= asked > reached
     assert len(steps_of(graph)) > len(layer_work(Graph(onnx.load(graph.path))))
