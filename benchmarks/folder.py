@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 import segdeploy
-from segdeploy import cores, images, metrics, workspace
+from segdeploy import cores, fitting, images, metrics, workspace
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.engines._null import NullEngine
@@ -207,8 +207,8 @@ class _Contest:
         for source in self.found:
             with Image.open(source.path) as opened:
                 photo = opened.convert("RGB")
-            small = photo.resize(images.network_size(spec)[::-1], Image.Resampling.BILINEAR)
-            class_map = self.together.classify(images.with_margin(np.asarray(small), spec.margin)[None])[0]
+            small = photo.resize(fitting.network_size(spec)[::-1], Image.Resampling.BILINEAR)
+            class_map = self.together.classify(fitting.with_margin(np.asarray(small), spec.margin)[None])[0]
             mask = Image.fromarray(class_map).resize(photo.size, Image.Resampling.NEAREST)
             mask.putpalette(palette)
             mask.save(out)
@@ -217,13 +217,13 @@ class _Contest:
     def _bound(self, decode: str) -> float:
         """Images a second if every core did nothing but these steps: each is timed by itself, on one thread."""
         spec = self.alone.spec
-        height, width = images.network_size(spec)
+        height, width = fitting.network_size(spec)
         least = None if decode == "exact" else (run.SCALED_AT_LEAST * height, run.SCALED_AT_LEAST * width)
         spent = 0.0
         for source in self.found:
             steps = _Steps()
             photo = steps.timed(lambda: images.opened_photograph(source.path, least=least))  # noqa: B023 - called at once
-            image = steps.timed(lambda: images.prepared(photo, spec))  # noqa: B023
+            image = steps.timed(lambda: fitting.prepared(photo, spec))  # noqa: B023
             class_map = steps.timed(lambda: self.alone.classify(image[None])[0])  # noqa: B023
             large = steps.timed(lambda: images.to_photo_size(class_map, height=photo.height, width=photo.width))  # noqa: B023
             steps.timed(lambda: images.mask_png(large, spec.colours))  # noqa: B023
@@ -269,7 +269,7 @@ def _enlarged(path: Path, to: Path) -> Path:
 
 def _scaled_row(engine: Engine, pictures: Sequence[Picture], large: Sequence[Path], name: str) -> dict[str, Any]:
     spec = engine.spec
-    height, width = images.network_size(spec)
+    height, width = fitting.network_size(spec)
     counts = {decode: np.zeros((len(spec.classes),) * 2, np.int64) for decode in ("exact", "scaled")}
     same = []
     for picture, path in zip(pictures, large, strict=True):
@@ -279,7 +279,7 @@ def _scaled_row(engine: Engine, pictures: Sequence[Picture], large: Sequence[Pat
             ("scaled", (run.SCALED_AT_LEAST * height, run.SCALED_AT_LEAST * width)),
         ):
             photo = images.opened_photograph(path, least=least)
-            class_map = engine.classify(images.prepared(photo, spec)[None])[0]
+            class_map = engine.classify(fitting.prepared(photo, spec)[None])[0]
             masks[decode] = images.to_photo_size(class_map, height=photo.height, width=photo.width)
             if name == "nuclei":
                 truth = picture.required_truth(classes=len(spec.classes), ignore_index=spec.ignore_index)

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - once it is there
 
 import segdeploy  # noqa: E402 - the checkout, not an installed one
-from segdeploy import artifact, engines, images, models, random_weights, typed_json, workspace  # noqa: E402
+from segdeploy import artifact, engines, fitting, images, models, random_weights, typed_json, workspace  # noqa: E402
 from segdeploy.artifact import Artifact  # noqa: E402
 from segdeploy.engines import Engine  # noqa: E402
 from segdeploy.errors import SegdeployError  # noqa: E402
@@ -172,7 +172,7 @@ def timed(name: str, listed: dict[str, Any], runs: int, batches: Sequence[int]) 
     for batch in batches:
         labels, tasks = [], []
         for label, engine in usable.items():
-            stacked = np.stack([images.prepared(images.read(file), engine.spec) for file in files[:batch]])
+            stacked = np.stack([fitting.prepared(images.read(file), engine.spec) for file in files[:batch]])
             tasks += [latency.host(engine, stacked), latency.image_to_mask(engine, files[:batch])]
             labels += [(label, "host"), (label, "image_to_mask")]
             if (device_ms := engine.device_ms(stacked, runs=runs)) is not None:

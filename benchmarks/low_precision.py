@@ -34,7 +34,7 @@ from _graphs import full_size, untrained
 from onnx import TensorProto, helper, numpy_helper
 
 import segdeploy
-from segdeploy import artifact, cores, engines, images, making, models, typed_json, workspace
+from segdeploy import artifact, cores, engines, fitting, images, making, models, typed_json, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.graphs.graph import Graph, layer_work
@@ -63,7 +63,7 @@ def speed(runs: int) -> dict[str, Any]:
         graphs = full_size(name)
         fp32 = graphs[Precision.FP32]
         giga = 2e-9 * sum(layer_work(Graph(onnx.load(fp32.path))).values())
-        photo = images.prepared(images.read(workspace.packaged_images()[0]), fp32.spec)[None]
+        photo = fitting.prepared(images.read(workspace.packaged_images()[0]), fp32.spec)[None]
         for engine in SPEED_ENGINES:
             runtime, _, precision = engine.partition(":")
             opened = engines.open_engine(graphs[Precision(precision)], runtime=runtime, device="cpu")

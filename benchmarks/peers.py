@@ -43,7 +43,19 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from PIL import Image
 
 import segdeploy
-from segdeploy import artifact, cores, engines, images, making, metrics, models, random_weights, typed_json, workspace
+from segdeploy import (
+    artifact,
+    cores,
+    engines,
+    fitting,
+    images,
+    making,
+    metrics,
+    models,
+    random_weights,
+    typed_json,
+    workspace,
+)
 from segdeploy.blocks import Network
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import layouts
@@ -213,7 +225,7 @@ def _nncf_python() -> Path:
 
 
 def _normalised(path: Path, spec: Spec) -> NDArray[np.float32]:
-    picture = images.prepared(images.read(path), spec)
+    picture = fitting.prepared(images.read(path), spec)
     scaled = (picture.astype(np.float32) / 255 - spec.mean) / spec.std
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None].astype(np.float32))
 
@@ -328,7 +340,7 @@ def _scored(name: str, spec: Spec, draws: Mapping[str, Any], data: Path) -> list
     agreeing, pixels = dict.fromkeys(draws, 0), 0
     for picture in layouts.open_folder(data).val:
         truth = picture.required_truth(classes=len(spec.classes), ignore_index=spec.ignore_index)
-        batch = images.prepared(images.read(picture.image), spec)[None]
+        batch = fitting.prepared(images.read(picture.image), spec)[None]
         maps = {each: classify(batch)[0] for each, classify in draws.items()}
         pixels += maps[OURS].size
         for each, found in maps.items():

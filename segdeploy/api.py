@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segdeploy import admission, engines, extras, making, models, proving, workspace
+from segdeploy import admission, engines, extras, fitting, making, models, proving, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate
 from segdeploy.data import check, layouts
@@ -16,7 +16,7 @@ from segdeploy.errors import InvalidRequestError, MissingRuntimeError
 from segdeploy.making import ExportOptions
 from segdeploy.progress import Progress, silent
 from segdeploy.proving import ProofOptions
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import Fit, Precision, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,6 +77,8 @@ def train(
     data: Folder,
     options: "TrainOptions | None" = None,
     size: tuple[int, int] = TRAINING_SIZE,
+    fit: Fit | None = None,
+    overlap: int | None = None,
     variant: Mapping[str, Any] | None = None,
     out: File = workspace.CHECKPOINTS,
     ignore_index: int = 255,
@@ -88,7 +90,8 @@ def train(
 ) -> Path:
     """Train a network on a labelled folder, once it was checked; give the path of the best checkpoint.
 
-    `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name` is
+    `size` is (height, width) of the network's input, `fit` and `overlap` how images of another size meet it (`Spec`),
+    `variant` the options that the network is built with. `name` is
     what the network is called from then on, and begins the names of the run's files in `out`; None is the model's.
     `force` lets warnings of the check pass; `checking` is its progress, `progress` that of the training. Raise
     InvalidRequestError where another process trains under that name in `out`.
@@ -108,7 +111,7 @@ def train(
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
     about = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
-    spec = dataclasses.replace(about, name=name)
+    spec = fitting.with_fit(dataclasses.replace(about, name=name), fit, overlap)
     shown = progress or SilentTraining()
     return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, encoder=encoder)
 
@@ -273,12 +276,15 @@ def evaluate(
     engine: str = "fp32",
     device: str = "auto",
     options: RunOptions = engines.RUN,
+    fit: Fit | None = None,
+    overlap: int | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> "Evaluation":
     """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images.
 
-    The folder is checked before; `force` lets warnings pass.
+    `fit` and `overlap`: how images meet the network, as in `Spec`; None follows the network's own. The folder is
+    checked before; `force` lets warnings pass.
     """
     from segdeploy.proof import accuracy
 
@@ -287,17 +293,21 @@ def evaluate(
     making_options = ExportOptions(data=folder, force=force)
     found = making.find(_text(model), engine, device, progress, options=making_options)
     check.require_for(found.file, folder, force=force, progress=progress)
+    spec = fitting.with_fit(found.file.spec, fit, overlap)
     with (
         admission.opened(found, options, progress) as opened,
         progress(f"Evaluating {found.file.spec.name}", len(pictures)) as done,
     ):
-        scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), found.file.spec)
+        opened.spec = spec
+        scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), spec)
     return accuracy.Evaluation(
         model=found.file.spec.name,
         runtime=found.runtime,
         device=opened.device,
         precision=found.precision,
         delivered=opened.delivered,
+        fit=spec.fit,
+        own_fit=found.file.spec.fit,
         random_weights=found.file.has_random_weights,
         sha256=found.file.sha256,
         data=os.fspath(folder.path),

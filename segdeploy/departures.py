@@ -5,12 +5,13 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from segdeploy import engines, images, precision, with_torch, workspace
+from segdeploy import engines, precision, with_torch, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.certificate import Certificate, Departure
 from segdeploy.data.dataset import Picture
 from segdeploy.progress import Progress
 from segdeploy.proof.reference import Reference
+from segdeploy.proof.samples import FileSamples
 from segdeploy.proof.stages import FP32_STAGE, StageRun
 from segdeploy.spec import Precision
 
@@ -37,10 +38,11 @@ class Departures:
         bisection = with_torch.bisection()
         name = self.found.first_failing_stage or self.found.proven_to
         stage = next(each for run in runs for each in run.each_batch if each.name == name)
-        picture = self._worst(pictures, stage.name)
+        place = self._worst(pictures, stage.name)
+        picture = pictures[place]
         if name == FP32_STAGE and _was_module(self.graph):
             return _not_the_original(picture)
-        image = images.prepared(images.read(picture.image), self.graph.spec)
+        image = FileSamples(pictures, self.graph.spec).of(place).image
         with progress(f"Looking into {self.file.path.stem}", 1) as done:
             rounding, model, run = self._looked_into(stage)
             look = self._look(stage, model, image, run)
@@ -90,9 +92,10 @@ class Departures:
     def _is_of_fp32(self, stage: "StageRun") -> bool:
         return stage.name == FP32_STAGE or self.graph.precision is Precision.FP32
 
-    def _worst(self, pictures: Sequence[Picture], stage: str) -> Picture:
+    def _worst(self, pictures: Sequence[Picture], stage: str) -> int:
         worst = next(each.worst_images for each in self.found.stages if each.name == stage)
-        return next((each for each in pictures if worst and each.image.name == worst[0].image), pictures[0])
+        names = [each.image.name for each in pictures]
+        return names.index(worst[0].image) if worst and worst[0].image in names else 0
 
     def _looked_into(self, stage: "StageRun") -> "tuple[Tolerance, onnx.ModelProto, Run]":
         """What a stage runs, as a graph, what rounding explains there, and what gives all outputs of a copy.

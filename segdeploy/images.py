@@ -21,7 +21,7 @@ from segdeploy import image_files, png
 from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.image_files import WIDE_MODES, RefusedError, arguments, load, opened, raw_mode, set_raw_modes
 from segdeploy.paths import shown
-from segdeploy.spec import MAX_CLASSES, Spec
+from segdeploy.spec import MAX_CLASSES
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Colours: TypeAlias = Sequence[tuple[int, int, int]]
@@ -159,27 +159,6 @@ def to_network_size(photo: UInt8, *, height: int, width: int) -> UInt8:
     if photo.shape[:2] == (height, width):
         return photo
     return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def prepared(photo: UInt8 | Photograph, spec: Spec) -> UInt8:
-    """(H0, W0, 3) -> (H, W, 3), what the network of `spec` takes: stretched, its margin mirrored around it."""
-    height, width = network_size(spec)
-    photograph = photo if isinstance(photo, Photograph) else Photograph.of(photo)
-    return with_margin(photograph.resized(height=height, width=width), spec.margin)
-
-
-def network_size(spec: Spec) -> tuple[int, int]:
-    """(height, width) that a photograph is stretched to: the network's input without its margin."""
-    return spec.height - 2 * spec.margin, spec.width - 2 * spec.margin
-
-
-def with_margin(photo: UInt8, margin: int) -> UInt8:
-    """(H, W, 3) -> (H + 2 margin, W + 2 margin, 3), mirrored as U-Net's overlap-tile strategy does (sec. 2)."""
-    if not margin:
-        return photo
-    return np.pad(
-        photo, ((margin, margin), (margin, margin), (0, 0)), mode="reflect" if min(photo.shape[:2]) > 1 else "edge"
-    )
 
 
 def to_photo_size(class_map: UInt8, *, height: int, width: int) -> UInt8:

@@ -12,6 +12,7 @@ from segdeploy import (
     certificate,
     claims,
     engines,
+    fitting,
     importing,
     proving,
     random_weights,
@@ -32,7 +33,7 @@ from segdeploy.paths import hold_paths
 from segdeploy.progress import Progress, silent
 from segdeploy.proof import kit
 from segdeploy.proving import ProofOptions
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import Fit, Precision, Spec
 from segdeploy.target import Target
 from segdeploy.workspace import DEFAULT_MODEL, ENGINES, EXPORTS, Weights
 
@@ -232,7 +233,8 @@ class ExportOptions:
     `weights`: a checkpoint, also a foreign one, or "random"; None takes what training or import left, else what comes
     with the package. `name`: what foreign weights are called and kept as; None keeps none. `size`: (height, width) of
     the network's input. `variant`: how an untrained network is built, or conventions that a foreign checkpoint does not
-    tell. `output`: class_map or logits.
+    tell. `output`: class_map or logits. `fit` and `overlap`: how photographs meet the network, as in `Spec`; None keeps
+    what the weights say.
     `data`: images that prove, and in low precision decide what stays in float32; with masks, mIoU counts. `force` lets
     warnings about its labels pass. Without `data`, packaged weights are proven on packaged images, and own weights on
     those that training validated on. `allow_inconclusive` lets a proof count that could not have failed. `proof_kit`:
@@ -249,6 +251,8 @@ class ExportOptions:
     size: tuple[int, int] | None = None
     variant: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str = "class_map"
+    fit: Fit | None = None
+    overlap: int | None = None
     data: DataFolder | Path | None = None
     force: bool = False
     allow_inconclusive: bool = False
@@ -265,7 +269,7 @@ class ExportOptions:
 
     def names_a_network(self) -> bool:
         """Whether another float32 graph may be meant than the one at hand."""
-        return bool(self.weights or self.size or self.variant)
+        return bool(self.weights or self.size or self.variant or self.fit or self.overlap is not None)
 
     def budget(self) -> dict[str, float]:
         """The limits that were given; the others are the precision's own."""
@@ -310,7 +314,8 @@ def _export_fp32(model: str, options: ExportOptions, progress: Progress) -> Arti
     suffix = "" if options.output == "class_map" else f".{options.output}"
     with progress(f"Exporting {model}", 1) as done:
         path = below(EXPORTS, f"{model}.fp32{suffix}.onnx")
-        graph = to_onnx(network, Spec(**fields), path, weights=source.origin_in(EXPORTS))
+        exported = fitting.with_fit(Spec(**fields), options.fit, options.overlap)
+        graph = to_onnx(network, exported, path, weights=source.origin_in(EXPORTS))
         done()
     opened = EngineFile(graph, engines.REFERENCE, Precision.FP32, "cpu")
     asked = ProofOptions(allow_inconclusive=options.allow_inconclusive)

@@ -67,6 +67,7 @@ class ProofOptions:
 
 
 DEFAULT = ProofOptions()
+CHOSEN = ("name", "height", "width", "output", "fit", "fill", "overlap")  # of a Spec, by an export
 
 
 def as_asked(found: Certificate, options: ProofOptions) -> Certificate:
@@ -131,10 +132,9 @@ def _require_walkable(graph: Artifact) -> None:
 
 
 def _require_same_network(source: Artifact, graph: Artifact) -> None:
-    """What a graph says of its network is what its checkpoint says, but for the name, the size and the output."""
-    spec = graph.spec
-    alike = dataclasses.replace(source.spec, name=spec.name, height=spec.height, width=spec.width, output=spec.output)
-    if alike != spec:
+    """What a graph says of its network is what its checkpoint says, but for what an export may choose."""
+    chosen = {name: getattr(graph.spec, name) for name in CHOSEN}
+    if dataclasses.replace(source.spec, **chosen) != graph.spec:
         raise InvalidFileError(
             f"{graph.path} says otherwise than {source.path} what its network is (classes, colours, normalisation).",
             f"Export it again: segdeploy export --model {graph.spec.name}",

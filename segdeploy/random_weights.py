@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy import images, models, palettes, workspace
+from segdeploy import fitting, images, models, palettes, workspace
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.names import below
@@ -30,7 +30,7 @@ def checkpoint_of(model: str, variant: Mapping[str, Any], size: tuple[int, int])
     network = models.build(model, len(palette.classes), **variant)
     network.check_size(*size)
     spec = Spec(model, dict(variant), palette.classes, palette.colours, *size, margin=network.margin)
-    photos = [images.prepared(images.read(path), spec) for path in workspace.packaged_images()[:STATISTICS]]
+    photos = [fitting.prepared(images.read(path), spec) for path in workspace.packaged_images()[:STATISTICS]]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average over what follows

@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy import admission, artifact, engines, making
+from segdeploy import admission, artifact, engines, fitting, making
 from segdeploy.engines import EngineFile, RunOptions
+from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import naming, outputs, reports, run, sources
-from segdeploy.inference.options import FolderOptions
+from segdeploy.inference.options import SCALED, FolderOptions
 from segdeploy.inference.report import EngineUsed, Report
 from segdeploy.inference.work import Task
 from segdeploy.progress import Progress
-from segdeploy.spec import Precision
+from segdeploy.spec import Precision, Spec
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +33,25 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
     kinds, names = outputs.require(asked.write), naming.require(asked.names)
     images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
     found = making.find(asked.model, asked.engine, asked.device, progress)
+    spec = _fitted(found, folder)
     task = Task(
         sources=images,
         out=asked.out,
-        made_with=_drawn_by(found, folder),
+        made_with=_drawn_by(found, spec, folder),
         outputs=kinds,
         names=names,
         options=folder,
     )
     if folder.dry_run:
         with progress("Counting", len(images)) as done:
-            return run.counted(task, done=done).report(_used(found, found.device, None), skipped=skipped)
+            return run.counted(task, done=done).report(_used(found, spec, found.device, None), skipped=skipped)
     threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
     with (
         admission.opened(found, dataclasses.replace(running, threads=threads, hint="throughput"), progress) as engine,
         progress("Segmenting", len(images)) as done,
     ):
-        used = _used(found, engine.device, engine.delivered)
+        engine.spec = spec
+        used = _used(found, spec, engine.device, engine.delivered)
 
         def keep(ended: run.Ended) -> None:
             reports.keep(ended.summary.report(used, skipped=skipped), ended, found.file.spec)
@@ -56,18 +59,32 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
         return run.run(engine, task, done=done, keep=keep).report(used, skipped=skipped)
 
 
-def _drawn_by(found: EngineFile, folder: FolderOptions) -> str:
+def _fitted(found: EngineFile, folder: FolderOptions) -> Spec:
+    """The network's Spec, with the fit that was asked for."""
+    spec = fitting.with_fit(found.file.spec, folder.fit, folder.overlap)
+    if folder.decode == SCALED and spec.fit in {"tile", "auto"}:
+        raise InvalidRequestError(
+            f"--decode {SCALED} leaves pixels out, and the fit {spec.fit} takes every one.",
+            "Leave it out, or give --fit stretch.",
+        )
+    return spec
+
+
+def _drawn_by(found: EngineFile, spec: Spec, folder: FolderOptions) -> str:
     """The digest of what decides, with the photograph, which class a pixel gets."""
-    return artifact.digest([found.file.sha256, found.runtime, folder.decode, run.DRAWS])
+    fit = [spec.fit, spec.fill, spec.overlap]
+    return artifact.digest([found.file.sha256, found.runtime, *fit, folder.decode, run.DRAWS])
 
 
-def _used(found: EngineFile, device: str, delivered: Precision | None) -> EngineUsed:
+def _used(found: EngineFile, spec: Spec, device: str, delivered: Precision | None) -> EngineUsed:
     return EngineUsed(
         model=found.file.spec.name,
         runtime=found.runtime,
         device=device,
         precision=found.precision,
         delivered=delivered,
+        fit=spec.fit,
+        own_fit=found.file.spec.fit,
         random_weights=found.file.has_random_weights,
         file=found.file.path,
     )

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from segdeploy import typed_json
 from segdeploy.errors import InvalidRequestError
@@ -17,9 +17,15 @@ WEIGHTS_KEY = "segdeploy.weights_sha256"  # and of which checkpoint it is
 MAX_CLASSES = 256  # a class map is uint8
 MAX_PIXELS = 8192 * 8192  # of a network's input: above it, memory runs out before anything can be said
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB values in 0..1
+GREY = (114, 114, 114)  # around a letterboxed photograph, as detectors are trained with it
 _CHANNELS = 3
+_USUAL = {"name": "", "fit": "stretch", "fill": GREY, "overlap": 0}  # what files leave out
 _CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's control characters, and what ends a line or a paragraph
 _REMEDY = "Take a file that this version of segdeploy wrote."
+
+
+Fit: TypeAlias = Literal["stretch", "letterbox", "tile", "auto"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 class Precision(StrEnum):
@@ -38,6 +44,9 @@ class Spec:
     `height` and `width` are the network's input in pixels, always RGB; `mean` and `std` are of values in 0..1.
     `margin` pixels on each side are context that valid convolutions consume: the class map is that much smaller.
     `variant` holds the keyword arguments of the model file's `build`.
+    `fit`: how a photograph of another size meets the network. `stretch`: resized to its size. `letterbox`: resized as
+    it is, with `fill` (RGB) around it. `tile`: not resized, in tiles that share at least 2 `overlap` pixels, of which
+    each decides up to the middle. `auto`: stretched, and tiled above `MAX_PIXELS`.
     `name` is what the network is called: its files begin with it and `--model` takes it. Left out, it is the model's.
     `model` and `name` are plain names; the name of a class is any text of one line.
     """
@@ -54,6 +63,9 @@ class Spec:
     margin: int = 0
     output: Literal["class_map", "logits"] = "class_map"
     name: str = ""
+    fit: Fit = "stretch"
+    fill: tuple[int, int, int] = GREY
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.model)  # the dataclass is frozen
@@ -67,10 +79,10 @@ class Spec:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON value that stands in files; the name is in it only where it is not the model's."""
-        return {
-            key: value for key, value in typed_json.to_builtins(self).items() if key != "name" or value != self.model
-        }
+        """The JSON value that stands in files, without what is as usual: the model's name, photographs that stretch."""
+        usual = {**_USUAL, "name": self.model}
+        fields = typed_json.to_builtins(self)
+        return {key: value for key, value in fields.items() if key not in usual or value != usual[key]}
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "the Spec") -> Self:
@@ -79,12 +91,12 @@ class Spec:
 
     @classmethod
     def from_dict(cls, fields: object, *, where: str = "the Spec") -> Self:
-        named = {"name": "", **fields} if isinstance(fields, dict) else fields
-        return typed_json.convert(named, cls, where=where, remedy=_REMEDY)
+        every = {**_USUAL, **fields} if isinstance(fields, dict) else fields
+        return typed_json.convert(every, cls, where=where, remedy=_REMEDY)
 
 
 def _problems(spec: Spec) -> list[tuple[bool, str, str]]:
-    return [*_wrong_classes(spec), *_wrong_input(spec)]
+    return [*_wrong_classes(spec), *_wrong_input(spec), *_wrong_fit(spec)]
 
 
 def _wrong_classes(spec: Spec) -> list[tuple[bool, str, str]]:
@@ -154,5 +166,22 @@ def _wrong_input(spec: Spec) -> list[tuple[bool, str, str]]:
             spec.output not in {"class_map", "logits"},
             f"the output {spec.output!r} is unknown.",
             "Choose class_map or logits.",
+        ),
+    ]
+
+
+def _wrong_fit(spec: Spec) -> list[tuple[bool, str, str]]:
+    side = min(spec.height, spec.width) - 2 * spec.margin
+    return [
+        (spec.fit not in FITS, f"there is no fit {spec.fit!r}.", f"Choose {', '.join(FITS)}."),
+        (
+            len(spec.fill) != _CHANNELS or not all(0 <= value < MAX_CLASSES for value in spec.fill),
+            f"the colour {spec.fill} around a letterboxed photograph is none.",
+            "Give three numbers in 0..255, for example 114,114,114.",
+        ),
+        (
+            spec.overlap < 0 or (spec.overlap > 0 and 2 * spec.overlap >= side),
+            f"an overlap of {spec.overlap} pixels on each side leaves nothing of a tile of {side}.",
+            f"Give 0 to {max(0, (side - 1) // 2)}.",
         ),
     ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from segdeploy import images
+from segdeploy import fitting, images
 from segdeploy.errors import InvalidFileError
 
 MODES = ["RGB", "L", "P", "RGBA", "CMYK", "I;16", "1", "LA"]
@@ -37,7 +37,7 @@ def test_resizing_before_the_copy_changes_no_pixel(tmp_path: Path, suffix: str, 
     opened = images.opened_photograph(path)
     assert (opened.height, opened.width) == whole.shape[:2]
     np.testing.assert_array_equal(opened.pixels, whole)
-    np.testing.assert_array_equal(images.prepared(opened, SPEC), images.prepared(whole, SPEC))
+    np.testing.assert_array_equal(fitting.prepared(opened, SPEC), fitting.prepared(whole, SPEC))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -45,7 +45,7 @@ def test_every_kind_of_pixels_is_resized_as_it_is_read(tmp_path: Path, mode: str
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     Image.fromarray(photograph(40, 70)).convert(mode if mode != "I;16" else "L").convert(mode).save(path)
     np.testing.assert_array_equal(
-        images.prepared(images.opened_photograph(path), SPEC), images.prepared(images.read(path), SPEC)
+        fitting.prepared(images.opened_photograph(path), SPEC), fitting.prepared(images.read(path), SPEC)
     )
 
 
@@ -71,7 +71,7 @@ def test_a_jpeg_is_decoded_no_smaller_than_was_allowed(
     assert opened.decoded.size == (-(-width // scale), -(-height // scale))
     assert (opened.height, opened.width) == (height, width)
     np.testing.assert_array_equal(opened.pixels, images.read(path))
-    apart = images.prepared(opened, SPEC).astype(int) - images.prepared(images.read(path), SPEC)
+    apart = fitting.prepared(opened, SPEC).astype(int) - fitting.prepared(images.read(path), SPEC)
     assert np.abs(apart).mean() < 1.5
 
 
@@ -79,7 +79,7 @@ def test_a_jpeg_is_decoded_no_smaller_than_was_allowed(
 def test_what_has_no_smaller_scale_is_decoded_whole(tmp_path: Path, name: str) -> None:
     natural(520, 640).convert("L" if name == "grey.jpg" else "RGB").save(tmp_path / name)
     opened = images.opened_photograph(tmp_path / name, least=(10, 10))
-    np.testing.assert_array_equal(images.prepared(opened, SPEC), images.prepared(images.read(tmp_path / name), SPEC))
+    np.testing.assert_array_equal(fitting.prepared(opened, SPEC), fitting.prepared(images.read(tmp_path / name), SPEC))
 
 
 @pytest.mark.parametrize("least", [(1, 1), (100, 100), (300, 300)])

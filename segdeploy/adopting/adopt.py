@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import artifact, engines, extras, images, palettes, proving, with_torch, workspace
+from segdeploy import artifact, engines, extras, fitting, images, palettes, proving, with_torch, workspace
 from segdeploy._version import __version__
 from segdeploy.adopting import originals, pictures, preprocessing
 from segdeploy.adopting.options import ADOPT, Adopted, AdoptOptions
@@ -77,6 +77,8 @@ def _adopted(original: Original, name: str, options: AdoptOptions, progress: Pro
         notes=(*original.notes, *sight.notes, *prepared.notes),
     )
     spec = preprocessing.with_normalisation(spec, prepared.how)
+    if options.fit is None:
+        spec = fitting.with_fit(spec, prepared.fit)
     with progress(f"Adopting {name}", 1) as done:
         graph = _written(original, sight, spec, proving_on, labels=labels)
         done()
@@ -159,7 +161,8 @@ def _named(classes: Sequence[str] | str) -> tuple[str, ...]:
 
 def _spec(name: str, sight: "Sight", about: "Said | None", options: AdoptOptions, labels: _Labels | None) -> Spec:
     names = _class_names(sight.classes, about, options, labels)
-    return Spec(MODEL, {}, names, palettes.default_colours(len(names)), *sight.size, name=name)
+    spec = Spec(MODEL, {}, names, palettes.default_colours(len(names)), *sight.size, name=name)
+    return fitting.with_fit(spec, options.fit, options.overlap)
 
 
 def _class_names(count: int, about: "Said | None", options: AdoptOptions, labels: _Labels | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from segdeploy.artifact import Artifact
 from segdeploy.data.dataset import DataFolder
 from segdeploy.errors import InvalidRequestError
 from segdeploy.paths import hold_paths
+from segdeploy.spec import Fit
 
 if TYPE_CHECKING:
     from segdeploy.proof.conventions import Table
@@ -20,8 +21,10 @@ class AdoptOptions:
 
     `weights`: of `package.module:build`, the file that holds the weights.
 
-    `size`: (height, width) of its input. `classes`: their names, how many there are, or a file (`classes.csv`, or a
-    name a line). `class_values`: of a class map, the value of each class where those are no indices.
+    `size`: (height, width) of its input. `fit` and `overlap`: how images of another size meet it, as in `Spec`; None
+    takes `letterbox` where labelled images say so, else `stretch`. `classes`: their names, how many there are, or a
+    file (`classes.csv`, or a name a line). `class_values`: of a class map, the value of each class where those are no
+    indices.
 
     `preset`: `imagenet`, `0..1`, `-1..1` or `0..255`; else `scale`, `mean` and `deviation`: the network is given
     (pixel x scale - mean) / deviation, each of one value or one a channel in the order of `channels` (`rgb`, `bgr`).
@@ -35,6 +38,8 @@ class AdoptOptions:
 
     weights: Path | None = None
     size: tuple[int, int] | None = None
+    fit: Fit | None = None
+    overlap: int | None = None
     classes: Sequence[str] | str | int | None = None
     class_values: Sequence[int] = ()
     preset: str | None = None

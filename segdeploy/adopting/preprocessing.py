@@ -15,7 +15,7 @@ from segdeploy.origin import GraphReading, Preprocessing
 from segdeploy.paths import shown
 from segdeploy.progress import Progress
 from segdeploy.proof import conventions
-from segdeploy.spec import Spec
+from segdeploy.spec import Fit, Spec
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +50,11 @@ class Prepared:
     @property
     def notes(self) -> tuple[str, ...]:
         return () if self.table is None else tuple(conventions.remarks(self.table))
+
+    @property
+    def fit(self) -> Fit | None:
+        """How images meet the network, where labelled ones say it."""
+        return None if self.table is None or self.table.letterboxed is None else "letterbox"
 
 
 def prepared(search: Search, about: "Said | None", options: AdoptOptions, *, progress: Progress) -> Prepared:
@@ -96,7 +101,8 @@ def _undecided(path: Path, table: conventions.Table) -> UndecidedError:
     else:
         reason = "; ".join(conventions.remarks(table))
     said = f"labelled images do not decide how those of {shown(path)} are prepared"
-    return UndecidedError(f"{said}: {reason} (best mIoU {best.miou:.3f}).", HOW.partition("; or")[0], table)
+    remedy = HOW.partition("; or")[0] if table.letterboxed is None else "Have them decide with --fit letterbox."
+    return UndecidedError(f"{said}: {reason} (best mIoU {best.miou:.3f}).", remedy, table)
 
 
 def _given(options: AdoptOptions, count: int) -> Preprocessing | None:

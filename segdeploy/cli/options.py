@@ -64,6 +64,12 @@ def low_precisions() -> list[str]:
     return precision.names()
 
 
+def _fits() -> list[str]:
+    from segdeploy.spec import FITS
+
+    return list(FITS)
+
+
 def _forms() -> list[str]:
     from segdeploy import precision
 
@@ -143,6 +149,21 @@ _layout = click.option(
     is_eager=True,
     callback=_keep_layout,
     help="How the labelled folder is laid out, such as cityscapes (docs/data.md). Default: it is recognised.",
+)
+fit = together(
+    click.option(
+        "--fit",
+        type=Names(_fits),
+        metavar="stretch|letterbox|tile|auto",
+        help="How images of another size meet the network: resized, resized with grey around, in tiles, or in tiles "
+        "above 67 megapixels. Default: as it was trained.",
+    ),
+    click.option(
+        "--overlap",
+        type=click.IntRange(0),
+        metavar="PIXELS",
+        help="Of tiles: the border that a neighbour decides. Default: an eighth of the side.",
+    ),
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 required_model = click.option("--model", metavar="NAME", required=True, help="Network to use.")

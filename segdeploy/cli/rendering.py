@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from segdeploy.artifact import Artifact
+    from segdeploy.spec import Fit
 
 FILE_WIDTH = 200
 UNBOUNDED = 100_000  # columns: more than any table has
@@ -63,6 +64,12 @@ def table(*columns: str) -> "Table":
     for column in columns:
         made.add_column(column)
     return made
+
+
+def other_fit(fit: "Fit", own: "Fit") -> Iterator[str]:
+    """A line where images met the network in another way than the one it was proven for."""
+    if fit != own:
+        yield f"Fit: {fit}, as asked; this network is made and proven for {own}."
 
 
 def miou(value: float | None) -> str:

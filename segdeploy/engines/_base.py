@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import images
+from segdeploy import fitting, images
 from segdeploy.arithmetic import instruction_set
 from segdeploy.artifact import Artifact, Kind
 from segdeploy.engines._layers import NodeTime
@@ -90,7 +90,7 @@ class Engine(abc.ABC):
             given = f"{batch.dtype} {batch.shape}" if is_array else type(batch).__name__
             raise InvalidRequestError(
                 f"the images are {given}; this engine takes uint8 (N, {str(expected)[1:]}, N >= 1.",
-                "Resize with segdeploy.images.prepared, or export with --size.",
+                "Resize with segdeploy.fitting.prepared, or export with --size.",
             )
         held = np.ascontiguousarray(batch)
         return Ticket(self, len(batch), self._one_by_one(held) if self.alone else self._submit(held))
@@ -140,12 +140,12 @@ class Engine(abc.ABC):
             raise InvalidRequestError("this engine is closed.", "Open another, and use it inside its `with` block.")
 
     def segment(self, photo: images.Photo) -> NDArray[np.uint8]:
-        """A photograph of any size -> class map (H0, W0): to network size, through the network, and back.
+        """A photograph of any size -> class map (H0, W0): fitted as the Spec says, through the network, and back.
 
         `photo`: a path, a Pillow image, or uint8 RGB (H0, W0, 3). Raise InvalidRequestError for anything else.
         """
         pixels = images.to_rgb(photo)
-        class_map = self.classify(images.prepared(pixels, self.spec)[None])[0]
+        class_map = fitting.drawn(pixels, self.spec, self.classify)
         return images.to_photo_size(class_map, height=pixels.shape[0], width=pixels.shape[1])
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy import images
+from segdeploy.images import Photograph
 from segdeploy.inference.report import Failure, Report
 from segdeploy.paths import shown
 from segdeploy.spec import Spec
@@ -59,16 +60,14 @@ class Sheet:
         """The most unusual first."""
         return [card for _, card in self._odd]
 
-    def look(
-        self, name: str, areas: Sequence[int], ratio: float, image: NDArray[np.uint8], class_map: NDArray[np.uint8]
-    ) -> None:
-        """`image` (H, W, 3) is what the network saw, `class_map` (H', W') what it drew, `areas` pixels by class."""
+    def look(self, name: str, areas: Sequence[int], photo: Photograph, class_map: NDArray[np.uint8]) -> None:
+        """`class_map` (h, w), of any size: what the network drew of the photo. `areas`: the photo's pixels by class."""
         shares = np.asarray(areas, float) / max(1, sum(areas))
         with self._lock:
             place, distance = self._place(shares)
         if place is None and not distance:
             return
-        card = Card(name, shares, ratio, self._picture(image, class_map))
+        card = Card(name, shares, photo.width / photo.height, self._picture(photo, class_map))
         with self._lock:
             if place is not None:
                 self._sample[place] = card
@@ -87,19 +86,11 @@ class Sheet:
         is_odd = len(self._odd) < SHOWN or distance > self._odd[-1][0]
         return (place if place < SHOWN else None), distance if is_odd else 0.0
 
-    def _picture(self, image: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> bytes:
-        inside = _inside(image, class_map)
-        scale = min(1, LONGEST_SIDE / max(inside.shape))
-        height, width = (max(1, round(side * scale)) for side in inside.shape[:2])
-        photo = images.to_network_size(inside, height=height, width=width)
+    def _picture(self, photo: Photograph, class_map: NDArray[np.uint8]) -> bytes:
+        scale = min(1, LONGEST_SIDE / max(photo.height, photo.width))
+        height, width = (max(1, round(side * scale)) for side in (photo.height, photo.width))
         small = images.to_photo_size(class_map, height=height, width=width)
-        return images.overlay_jpeg(photo, small, self._colours, beside=True)
-
-
-def _inside(image: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image without the margin that a class map of valid convolutions lacks."""
-    margin = (image.shape[0] - class_map.shape[0]) // 2
-    return image[margin : image.shape[0] - margin, margin : image.shape[1] - margin] if margin else image
+        return images.overlay_jpeg(photo.resized(height=height, width=width), small, self._colours, beside=True)
 
 
 def page(report: Report, sheet: Sheet, spec: Spec) -> str:
@@ -114,7 +105,7 @@ def _page(report: Report, sheet: Sheet, spec: Spec) -> Iterator[str]:
     yield _text(
         f"{report.runtime}:{report.precision} on {report.device}, {report.images_per_s:.1f} images/s. "
         f"{report.unchanged:,} unchanged, {report.left:,} left to do, {len(report.failed):,} failed, "
-        f"{len(report.failed_before):,} failed before. Each picture: what the network saw, and beside it what it drew; "
+        f"{len(report.failed_before):,} failed before. Each picture: the photo, and beside it its classes; "
         "shares are of the photo."
     )
     yield "<p>" + " ".join(f"<a href={name}>{name}</a>" for name in ("summary.json", "failed.jsonl", "areas.csv"))

@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 from segdeploy.errors import InvalidRequestError
+from segdeploy.spec import Fit
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
 EXACT, SCALED = "exact", "scaled"
@@ -49,6 +50,9 @@ class FolderOptions:
     it changed, where otherwise size, inode and times tell. `fail_fast` stops at the first file that fails. `dry_run`
     counts, and writes nothing.
 
+    `fit`: how photographs meet the network, as `Spec.fit` has it; None follows the network's own. `overlap`: of tiles,
+    the pixels on each side on which a neighbour decides.
+
     `decode`: `exact` decodes every pixel; `scaled` decodes large JPEGs at a half, a quarter or an eighth, with at
     least four times the pixels a side that the network takes.
     """
@@ -62,6 +66,8 @@ class FolderOptions:
     verify: bool = False
     fail_fast: bool = False
     dry_run: bool = False
+    fit: Fit | None = None
+    overlap: int | None = None
     decode: Literal["exact", "scaled"] = "exact"
 
     def __post_init__(self) -> None:

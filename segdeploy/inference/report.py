@@ -7,7 +7,7 @@ from typing import Literal
 from segdeploy import cores
 from segdeploy.inference import journal
 from segdeploy.inference.options import Shard
-from segdeploy.spec import Precision
+from segdeploy.spec import Fit, Precision
 
 SCHEMA: Literal[1] = 1
 STEPS = ("read", "resize", "engine", "write")
@@ -41,13 +41,18 @@ class OutputFolder:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EngineUsed:
-    """What segmented the images; `delivered` is the type it really computes in, None where nobody can tell."""
+    """What segmented the images; `delivered` is the type it really computes in, None where nobody can tell.
+
+    `fit`: how photographs met the network; `own_fit`: how they do in its Spec, for which it was proven.
+    """
 
     model: str
     runtime: str
     device: str
     precision: Precision
     delivered: Precision | None
+    fit: Fit
+    own_fit: Fit
     random_weights: bool
     file: Path
 
@@ -85,6 +90,8 @@ class Report:
     device: str
     precision: Precision
     delivered: Precision | None
+    fit: Fit
+    own_fit: Fit
     random_weights: bool
     file: Path
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import artifact, cores, images
+from segdeploy import artifact, cores, fitting, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
 from segdeploy.images import Photograph
@@ -100,10 +100,9 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Drawn:
-    """One image: at its own size, as the network saw it (H, W, 3) and drew it (H', W'), and its pixels by class."""
+    """One image: at its own size, as the network drew it (H', W'), and its pixels by class."""
 
     segmented: Segmented
-    image: NDArray[np.uint8]
     class_map: NDArray[np.uint8]
     areas: Sequence[int]
 
@@ -209,7 +208,7 @@ class _Job:
         clock.stop("write")
         if read is not None and written:
             self.resuming.note(source, target, read, written=written, areas=drawn.areas, seconds=clock.total())
-        self.sheet.look(str(source.path), drawn.areas, photo.width / photo.height, drawn.image, drawn.class_map)
+        self.sheet.look(str(source.path), drawn.areas, photo, drawn.class_map)
         clock.stop("write")
         return reasons
 
@@ -229,7 +228,7 @@ class _Job:
         """The photograph of the very bytes whose digest was taken. Raise SegdeployError where it changed meanwhile."""
         least = None
         if self.options.decode == SCALED:
-            height, width = images.network_size(engine.spec)
+            height, width = fitting.network_size(engine.spec)
             least = (SCALED_AT_LEAST * height, SCALED_AT_LEAST * width)
         photo = images.opened_photograph(source.path, least=least)
         if least is not None and any(self.work.writers[kind].shows_photo for kind in kinds):
@@ -242,15 +241,19 @@ class _Job:
 
     def _drawn(self, engine: Engine, photo: Photograph, clock: "_Clock") -> _Drawn:
         spec = engine.spec
-        image = images.prepared(photo, spec)
-        clock.stop("resize")
-        with self._engine_lock:
-            class_map = engine.classify(image[None])[0]
-        clock.stop("engine")
+
+        def classify(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            clock.stop("resize")
+            with self._engine_lock:
+                class_maps = engine.classify(batch)
+            clock.stop("engine")
+            return class_maps
+
+        class_map = fitting.drawn(photo, spec, classify)
         large = images.to_photo_size(class_map, height=photo.height, width=photo.width)
         pixels = areas.counted(class_map, height=photo.height, width=photo.width, classes=len(spec.classes))
         clock.stop("resize")
-        return _Drawn(Segmented(photo, large, spec), image, class_map, pixels)
+        return _Drawn(Segmented(photo, large, spec), class_map, pixels)
 
     def _write(
         self, standing: Standing, source: Source, target: str, segmented: Segmented, written: dict[str, FileState]

@@ -8,7 +8,7 @@ import numpy as np
 from segdeploy import images, metrics
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine
-from segdeploy.spec import Precision, Spec
+from segdeploy.spec import Fit, Precision, Spec
 
 
 def confusion(engine: Engine, pictures: Iterable[Picture], *, done: Callable[[], None]) -> metrics.Confusion:
@@ -52,7 +52,8 @@ def scores(counts: metrics.Confusion, spec: Spec) -> Scores:
 class Evaluation:
     """How an engine scores on the validation images of a labelled folder, at the size of the labels.
 
-    `delivered` is the type that its layers are really computed in, None where nobody can tell.
+    `delivered` is the type that its layers are really computed in, None where nobody can tell. `fit`: how images met
+    the network; `own_fit`: how they do in its Spec, for which it was proven.
     """
 
     schema: int = 1
@@ -61,6 +62,8 @@ class Evaluation:
     device: str
     precision: Precision
     delivered: Precision | None
+    fit: Fit
+    own_fit: Fit
     random_weights: bool
     sha256: str
     data: str

@@ -8,16 +8,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import images, metrics
+from segdeploy import fitting, images, metrics
 from segdeploy.data.dataset import Picture
+from segdeploy.errors import InvalidRequestError
 from segdeploy.graphs import reading
 from segdeploy.graphs.original import Original
 from segdeploy.origin import GraphReading, Preprocessing
+from segdeploy.proof import accuracy
+from segdeploy.proof.samples import FileSamples
 from segdeploy.spec import IMAGENET_MEAN, IMAGENET_STD, Spec
 
 CAFFE = (103.939, 116.779, 123.68)  # ImageNet's mean in BGR, of pixels in 0..255
 LARGEST = 255  # of a pixel
-PADDING = 114  # grey around a letterboxed image
 AHEAD = 0.001  # of mIoU: what is nearer than this is the same
 RESAMPLES, SURE = 200, 0.95  # of the images, drawn again and again: how often the best has to be ahead
 NOTABLE = 0.01  # of mIoU: what is worth saying
@@ -78,8 +80,17 @@ class Table:
 
     @property
     def stretching(self) -> tuple[Score, ...]:
-        """Those in which an image is stretched to the network's size, as everywhere here."""
+        """Those in which an image meets the network as its Spec says: stretched, unless another fit was asked for."""
         return tuple(score for score in self.scores if not score.convention.letterboxed)
+
+    @property
+    def letterboxed(self) -> Score | None:
+        """The score with letterboxed images, where labels say that it is better than with stretched ones."""
+        plain = self.stretching[0]
+        for score in self.scores:
+            if score.convention.letterboxed and score.is_ahead and score.miou - plain.miou >= NOTABLE:
+                return score
+        return None
 
 
 def customary(channels: int) -> list[Convention]:
@@ -141,17 +152,14 @@ class Subject:
 
     def counts(self, conventions: Iterable[Convention], picture: Picture) -> Iterator[metrics.Confusion]:
         """(K, K) pixel counts on one labelled picture, of each convention in its turn."""
-        classes, ignored = len(self.spec.classes), self.spec.ignore_index
-        truth = picture.required_truth(classes=classes, ignore_index=ignored)
-        photo = images.read(picture.image)
         for letterboxed, alike in itertools.groupby(conventions, key=lambda each: each.letterboxed):
-            image, inside = _fitted(photo, self.spec, letterboxed=letterboxed)
+            spec = fitting.with_fit(self.spec, "letterbox") if letterboxed else self.spec
+            sample = FileSamples([picture], spec).of(0)
+            if sample.truth is None:
+                raise InvalidRequestError(f"{picture.image} has no mask.", "Bring one, or leave the image out.")
             for convention in alike:
-                drawn = self._drawn(convention, image)[inside]
-                at_label_size = images.to_photo_size(
-                    np.ascontiguousarray(drawn), height=truth.shape[0], width=truth.shape[1]
-                )
-                yield metrics.confusion(truth, at_label_size, classes=classes, ignore_index=ignored)
+                drawn = self._drawn(convention, sample.image)[sample.inside]
+                yield accuracy.against(sample.truth, drawn, spec)
 
     def _drawn(self, convention: Convention, image: NDArray[np.uint8]) -> metrics.ClassMap:
         """The class map (H, W) of an image at network size."""
@@ -172,8 +180,9 @@ def tried(subject: Subject, pictures: Sequence[Picture], *, done: Callable[[], N
     best = _best({convention: np.stack(found) for convention, found in counts.items()})
     if not best.of_images:
         counts = {convention: found for convention, found in counts.items() if not convention.of_images}
-    boxed = dataclasses.replace(best, name=f"{best.name} letterboxed", letterboxed=True)
-    counts[boxed] = [measured for picture in pictures for measured in subject.counts([boxed], picture)]
+    if subject.spec.fit == "stretch":
+        boxed = dataclasses.replace(best, name=f"{best.name} letterboxed", letterboxed=True)
+        counts[boxed] = [measured for picture in pictures for measured in subject.counts([boxed], picture)]
     stacked = {convention: np.stack(found) for convention, found in counts.items()}
     scores = [_score(convention, found, stacked[best]) for convention, found in stacked.items()]
     ordered = sorted(scores, key=lambda score: (-score.miou, score.convention != best))
@@ -212,21 +221,6 @@ def _miou(counts: NDArray[np.int64]) -> float:
     return metrics.miou(counts.sum(axis=0)) or 0.0
 
 
-def _fitted(
-    photo: NDArray[np.uint8], spec: Spec, *, letterboxed: bool
-) -> tuple[NDArray[np.uint8], tuple[slice, slice]]:
-    """A photograph at network size, and where in it the photograph lies."""
-    if not letterboxed:
-        return images.prepared(photo, spec), (slice(None), slice(None))
-    scale = min(spec.height / photo.shape[0], spec.width / photo.shape[1])
-    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
-    top, left = (spec.height - height) // 2, (spec.width - width) // 2
-    inside = slice(top, top + height), slice(left, left + width)
-    canvas = np.full((spec.height, spec.width, 3), PADDING, np.uint8)
-    canvas[inside] = images.to_network_size(photo, height=height, width=width)
-    return canvas, inside
-
-
 def remarks(table: Table) -> Iterator[str]:
     """What is worth saying of a table: what cannot be told apart, letterboxes, classes in another order."""
     plain = table.stretching[0]
@@ -241,13 +235,9 @@ def remarks(table: Table) -> Iterator[str]:
 
 
 def letterboxes(table: Table) -> str | None:
-    """What stretching costs a network that was trained on letterboxed images; None where labels do not say so."""
-    plain = table.stretching[0]
-    for score in table.scores:
-        if score.convention.letterboxed and score.is_ahead and score.miou - plain.miou >= NOTABLE:
-            scores = f"mIoU {score.miou:.3f} letterboxed, {plain.miou:.3f} stretched"
-            return (
-                f"it was trained on letterboxed images, as it seems ({scores}): "
-                f"here they are stretched, which costs {score.miou - plain.miou:.3f} mIoU"
-            )
-    return None
+    """What labels say of letterboxed images, where these are better than stretched ones."""
+    boxed, plain = table.letterboxed, table.stretching[0]
+    if boxed is None:
+        return None
+    scores = f"mIoU {boxed.miou:.3f} letterboxed, {plain.miou:.3f} stretched"
+    return f"it was trained on letterboxed images, as it seems ({scores})"

@@ -34,8 +34,9 @@ AGAIN = "Make it again: segdeploy export writes it beside the graph."
 class Header:
     """What a kit is of: the network by its Spec and weights, and what an engine of it must keep.
 
-    `weights_sha256`: of the checkpoint, None where the graph had none. `selected_among` and `inconclusive_allowed`: as
-    in a certificate.
+    `inside`: of each image, where in its class map the photograph lies (top, bottom, left, right); none where it is all
+    of it. `weights_sha256`: of the checkpoint, None where the graph had none. `selected_among` and
+    `inconclusive_allowed`: as in a certificate.
     """
 
     schema: Literal[1] = SCHEMA
@@ -45,6 +46,7 @@ class Header:
     limits: Limits
     names: tuple[str, ...]
     has_truth: tuple[bool, ...]
+    inside: tuple[tuple[int, int, int, int], ...] = ()
     selected_among: Count = 1
     inconclusive_allowed: bool = False
 
@@ -111,8 +113,10 @@ def to_bytes(header: Header, reference: Reference, samples: Samples) -> bytes:
     wanted = set(spread(len(samples)))
     chosen = [sample for index, sample in enumerate(samples) if index in wanted]
     drawn = [reference.class_map(sample.image) for sample in chosen]
+    inside = tuple(_sides(sample, class_map.shape) for sample, (class_map, _) in zip(chosen, drawn, strict=True))
     header = dataclasses.replace(
         header,
+        inside=() if len({*inside, (0, drawn[0][0].shape[0], 0, drawn[0][0].shape[1])}) == 1 else inside,
         names=tuple(sample.name for sample in chosen),
         has_truth=tuple(sample.truth is not None for sample in chosen),
     )
@@ -127,6 +131,11 @@ def to_bytes(header: Header, reference: Reference, samples: Samples) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays, **truths)
     return file.getvalue()
+
+
+def _sides(sample: Sample, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    (top, bottom, _), (left, right, _) = (part.indices(side) for part, side in zip(sample.inside, shape, strict=True))
+    return top, bottom, left, right
 
 
 def from_bytes(data: bytes, path: Path) -> Kit:
@@ -156,7 +165,11 @@ def _unpacked(header: Header, spec: Spec, arrays: Any) -> Kit:  # noqa: ANN401 -
     truths = [arrays[f"truth_{index}"] if there else None for index, there in enumerate(header.has_truth)]
     if any(truth is not None and (truth.ndim != 2 or truth.dtype != np.uint8) for truth in truths):  # noqa: PLR2004 - H, W
         raise ValueError("a mask in it is none")
-    samples = tuple(Sample(*each) for each in zip(header.names, images, truths, strict=True))
+    places = header.inside or ((0, height, 0, width),) * count
+    if not all(0 <= top < bottom <= height and 0 <= left < right <= width for top, bottom, left, right in places):
+        raise ValueError("a photograph in it lies outside its image")
+    where = [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in places]
+    samples = tuple(Sample(*each) for each in zip(header.names, images, truths, where, strict=True))
     return Kit(header, spec, samples, class_maps, near, pool)
 
 

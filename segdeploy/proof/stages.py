@@ -102,7 +102,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the reference says of one sample, for every stage to be compared with."""
+    """What the reference says of the photograph in one sample, for every stage to be compared with."""
 
     sample: Sample
     expected: metrics.ClassMap
@@ -161,12 +161,14 @@ class _Tally:
 
     def add(self, seen: _Seen, found: metrics.ClassMap) -> None:
         """Count what one sample's masks have in common, and where they differ."""
-        spec, differs, truth = self.spec, found != seen.expected, seen.sample.truth
+        spec, truth = self.spec, seen.sample.truth
         if (drawn := int(found.max())) >= len(spec.classes):
             raise GateFailedError(
                 f"the {self.run.name} draws class {drawn} in {seen.sample.name}, of {len(spec.classes)} classes.",
                 "Make the file again: it is not this network.",
             )
+        found = found[seen.sample.inside]
+        differs = found != seen.expected
         self.pixels += differs.size
         self.tied += int(np.count_nonzero(seen.near_ties))
         self.band += int(np.count_nonzero(seen.band))
@@ -317,9 +319,15 @@ def _prove(
 
 
 def _seen(reference: Reference, sample: Sample) -> _Seen:
-    expected, near_ties = reference.class_map(sample.image)
-    moved_by_pool = functools.cache(functools.partial(reference.pool_ties, sample.image))
+    expected, near_ties = _decided(reference, sample)
+    moved_by_pool = functools.cache(lambda: reference.pool_ties(sample.image)[sample.inside])
     return _Seen(sample, expected, near_ties, metrics.boundary_band(expected), moved_by_pool)
+
+
+def _decided(reference: Reference, sample: Sample) -> tuple[metrics.ClassMap, Mask]:
+    """The class map of the photograph in a sample, and its near-ties."""
+    class_map, near_ties = reference.class_map(sample.image)
+    return class_map[sample.inside], near_ties[sample.inside]
 
 
 class Judge:
@@ -330,22 +338,22 @@ class Judge:
         self._seen = []
         self._reference = np.zeros((len(spec.classes),) * 2, np.int64)
         for sample in samples:
-            expected, tied = reference.class_map(sample.image)
+            expected, tied = _decided(reference, sample)
             self._reference += 0 if sample.truth is None else accuracy.against(sample.truth, expected, spec)
-            self._seen.append((sample.image, expected, tied, sample.truth))
+            self._seen.append((sample, expected, tied))
             done()
 
     def measure(self, engine: Engine) -> Measured:
         decided = differing = 0
         counts = np.zeros_like(self._reference)
         milliseconds = []
-        for image, expected, tied, truth in self._seen:
+        for sample, expected, tied in self._seen:
             started = time.perf_counter()
-            found = engine.classify(image[None])[0]
+            found = engine.classify(sample.image[None])[0][sample.inside]
             milliseconds.append(1000 * (time.perf_counter() - started))
             decided += int(np.count_nonzero(~tied))
             differing += int(np.count_nonzero((found != expected) & ~tied))
-            counts += 0 if truth is None else accuracy.against(truth, found, self.spec)
+            counts += 0 if sample.truth is None else accuracy.against(sample.truth, found, self.spec)
         change, _ = _miou_change(self._reference, counts, self.spec)
         agreement = 1 - differing / decided if decided else 1.0
         return Measured(agreement, None if change is None else -change, min(milliseconds))

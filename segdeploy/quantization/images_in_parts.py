@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segdeploy import artifact, images
+from segdeploy import artifact, fitting, images
 from segdeploy.data import dataset, layouts
 from segdeploy.data.dataset import DataFolder, Picture
 from segdeploy.errors import InvalidFileError, InvalidRequestError, SegdeployError
@@ -134,13 +134,13 @@ class Photographs:
         return len(self._files)
 
     def __call__(self) -> "Iterator[Batch]":
-        for file in self._files:
+        for place, file in enumerate(self._files):
             try:
                 photo = images.read(file)
             except SegdeployError as error:
                 self.skipped[file] = error.what
                 continue
-            yield images.prepared(photo, self._spec)[None]
+            yield fitting.prepared(photo, self._spec, place)[None]
         if self.skipped.keys() >= set(self._files):
             raise _none_readable(self.skipped)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import engines, images
+from segdeploy import engines, fitting, images
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.errors import InvalidRequestError, SegdeployError
 from segdeploy.progress import Progress
@@ -178,8 +178,8 @@ def _levels(engine: Engine, files: Sequence[Path]) -> Iterator[tuple[str, latenc
 
 
 def stacked(engine: Engine, files: Sequence[Path]) -> NDArray[np.uint8]:
-    """(N, H, W, 3): image files at the size of a network."""
-    return np.stack([images.prepared(images.read(file), engine.spec) for file in files])
+    """(N, H, W, 3): image files as a network sees them; of those it sees in tiles, one each."""
+    return np.stack([fitting.prepared(images.read(file), engine.spec, place) for place, file in enumerate(files)])
 
 
 def _to_earlier(samples: Mapping[Task, Sequence[float]]) -> dict[tuple[str, str], Ratio]:

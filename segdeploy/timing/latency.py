@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import cores, images
+from segdeploy import cores, fitting, images
 from segdeploy.engines import Engine
 from segdeploy.spec import Spec
 from segdeploy.timing import intervals
@@ -61,22 +61,31 @@ def device(engine: Engine, batch: NDArray[np.uint8]) -> Task | None:
 
 
 def image_to_mask(engine: Classifier, files: Sequence[Path]) -> Task:
-    """From image files to encoded masks: read, resize, engine, resize back, encode.
+    """From image files to encoded masks: read, fit, engine, resize back, encode.
 
     One batch after the other; its files are read and its masks written by as many threads as there are cores.
     """
+    spec = engine.spec
 
-    def read(file: Path) -> tuple[tuple[int, ...], NDArray[np.uint8]]:
+    def read(file: Path) -> tuple[tuple[int, ...], fitting.Seen | NDArray[np.uint8]]:
         photo = images.read(file)
-        return photo.shape, images.prepared(photo, engine.spec)
+        return photo.shape, photo if fitting.is_tiled(spec, *photo.shape[:2]) else fitting.seen(photo, spec)
 
     def write(shape: tuple[int, ...], class_map: NDArray[np.uint8]) -> bytes:
         at_photo_size = images.to_photo_size(class_map, height=shape[0], width=shape[1])
-        return images.mask_png(at_photo_size, engine.spec.colours)
+        return images.mask_png(at_photo_size, spec.colours)
 
     def run(each: Callable[..., Iterable[Any]]) -> None:
-        shapes, batch = zip(*each(read, files), strict=True)
-        list(each(write, shapes, engine.classify(np.stack(batch))))
+        shapes, photos = zip(*each(read, files), strict=True)
+        batch = [photo.image for photo in photos if isinstance(photo, fitting.Seen)]
+        drawn = iter(engine.classify(np.stack(batch)) if batch else ())
+        class_maps = [
+            next(drawn)[photo.inside]
+            if isinstance(photo, fitting.Seen)
+            else fitting.drawn(photo, spec, engine.classify)
+            for photo in photos
+        ]
+        list(each(write, shapes, class_maps))
 
     def task() -> None:
         if len(files) == 1:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from segdeploy import artifact, engines, images, typed_json
+from segdeploy import artifact, engines, fitting, typed_json
 from segdeploy.artifact import Artifact
 from segdeploy.errors import InvalidFileError, MissingRuntimeError, SegdeployError
 from segdeploy.progress import Progress
@@ -146,7 +146,7 @@ def _timed(files: Mapping[str, Artifact], progress: Progress) -> dict[str, float
     try:
         spec = next(iter(opened.values())).spec
         noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        batch = images.prepared(noise, spec)[None]
+        batch = fitting.prepared(noise, spec)[None]
         tasks = [latency.host(engine, batch) for engine in opened.values()]
         with progress("Choosing the runtime", latency.WHOLE) as percent:
             samples = latency.interleaved(tasks, latency.Effort(runs=RUNS), percent=percent)

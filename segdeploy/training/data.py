@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from segdeploy import images
+from segdeploy import fitting, images
 from segdeploy.data.dataset import Picture
 from segdeploy.errors import MissingRuntimeError, SegdeployError
 from segdeploy.spec import Spec
@@ -50,9 +50,9 @@ class TrainingData(TorchDataset[tuple[Tensor, Tensor]]):
             return error
 
     def pair(self, index: int) -> Pair:
-        """Image and truth at network size; kept in memory while the data set is small enough."""
+        """Image and truth, resized as the Spec says; kept in memory while the data set is small enough."""
         if index not in self._cache:
-            pair = _stretched(self.samples[index], self.spec)
+            pair = _fitted(self.samples[index], self.spec)
             if len(self) * (pair[0].nbytes + pair[1].nbytes) > LARGEST_CACHE:
                 return pair
             self._cache[index] = pair
@@ -110,11 +110,15 @@ def _worker_failure(error: Exception) -> Exception:
     return error
 
 
-def _stretched(sample: Picture, spec: Spec) -> Pair:
-    height, width = spec.height - 2 * spec.margin, spec.width - 2 * spec.margin
-    photo = images.to_network_size(images.read(sample.image), height=height, width=width)
+def _fitted(sample: Picture, spec: Spec) -> Pair:
+    """An image resized as its Spec says (not at all for tiles), and its truth."""
+    photo = images.read(sample.image)
+    about = fitting.plan(spec, *photo.shape[:2])
     truth = sample.required_truth(classes=len(spec.classes), ignore_index=spec.ignore_index)
-    return photo, images.to_photo_size(truth, height=height, width=width)
+    return (
+        images.to_network_size(photo, height=about.height, width=about.width),
+        images.to_photo_size(truth, height=about.height, width=about.width),
+    )
 
 
 def augmented(
@@ -136,7 +140,7 @@ def augmented(
     top = int(rng.integers(truth.shape[0] - height + 1))
     left = int(rng.integers(truth.shape[1] - width + 1))
     photo, truth = (plane[top : top + height, left : left + width] for plane in (photo, truth))
-    return images.with_margin(photo, spec.margin), truth
+    return fitting.with_margin(photo, spec.margin), truth
 
 
 def _scaled(photo: NDArray[np.uint8], truth: NDArray[np.uint8], factor: float) -> Pair:
@@ -147,12 +151,15 @@ def _scaled(photo: NDArray[np.uint8], truth: NDArray[np.uint8], factor: float) -
 
 
 def _padded(photo: NDArray[np.uint8], truth: NDArray[np.uint8], height: int, width: int, spec: Spec) -> Pair:
-    """At least height x width: the mean colour around the image, the ignored index around the truth."""
+    """At least height x width: a colour around the image, the ignored index around the truth.
+
+    The colour is that around letterboxed photographs where they are, else the mean.
+    """
     down, right = max(0, height - truth.shape[0]), max(0, width - truth.shape[1])
     if down == right == 0:
         return photo, truth
     canvas = np.empty((truth.shape[0] + down, truth.shape[1] + right, 3), np.uint8)
-    canvas[:] = np.round(255 * np.asarray(spec.mean)).astype(np.uint8)
+    canvas[:] = spec.fill if spec.fit == "letterbox" else np.round(255 * np.asarray(spec.mean)).astype(np.uint8)
     labels = np.full(canvas.shape[:2], spec.ignore_index, np.uint8)
     top, left = down // 2, right // 2
     canvas[top : top + truth.shape[0], left : left + truth.shape[1]] = photo

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from segdeploy import artifact, images, locks, metrics, models, typed_json
+from segdeploy import artifact, fitting, images, locks, metrics, models, typed_json
 from segdeploy._version import __version__
 from segdeploy.checkpoints import checkpoint
 from segdeploy.checkpoints.foreign import Encoder
@@ -209,11 +210,14 @@ class _Run:
         counts = np.zeros((len(self.spec.classes),) * 2, np.int64)
         for sample in self.data.val:
             truth = sample.required_truth(classes=len(counts), ignore_index=self.spec.ignore_index)
-            photo = images.prepared(images.read(sample.image), self.spec)
-            with torch.inference_mode():
-                class_map = self.input(torch.from_numpy(photo[None]).to(self.options.device))[0].cpu().numpy()
+            class_map = fitting.drawn(images.read(sample.image), self.spec, self._classify)
             counts += self._confusion(truth, images.to_photo_size(class_map, height=len(truth), width=truth.shape[1]))
         return counts
+
+    def _classify(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        with torch.inference_mode():
+            class_maps: NDArray[np.uint8] = self.input(torch.from_numpy(batch).to(self.options.device)).cpu().numpy()
+        return class_maps
 
     def keep(self, epoch: int, record: EpochRecord) -> None:
         """Log, best and last, in that order: whatever is cut off is made again by `resume`."""

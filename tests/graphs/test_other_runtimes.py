@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rtx_builder import build_plan
 
 import segdeploy
-from segdeploy import arithmetic, images, models, workspace
+from segdeploy import arithmetic, fitting, images, models, workspace
 from segdeploy.adopting.options import AdoptOptions
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
@@ -124,7 +124,7 @@ def test_openvino_does_not_run_the_signed_form_exactly() -> None:
     network, spec = checkpoint.load(workspace.PACKAGED / "unet.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
-        [images.prepared(images.read(path), spec)[None] for path in paths]
+        [fitting.prepared(images.read(path), spec)[None] for path in paths]
         for paths in (workspace.packaged_images()[::8], sorted(EXAMPLES.glob("*.png")))
     )
     ranges = calibration.collect(model, int8.tensors(model), lambda: seen).by("percentile")

@@ -223,6 +223,8 @@ def test_the_report_is_one_document_with_what_segmented_the_images(workspace: Pa
         device="cpu",
         precision=Precision.FP32,
         delivered=None,
+        fit="stretch",
+        own_fit="stretch",
         random_weights=False,
         file=Path("export/unet.fp32.onnx"),
     )
@@ -232,7 +234,7 @@ def test_the_report_is_one_document_with_what_segmented_the_images(workspace: Pa
     assert " ".join(document) == (
         "schema done unchanged left skipped failed failed_before seconds images_per_s cpu_ms_per_image cores "
         "interrupted shard kept out outputs "
-        "model runtime device precision delivered random_weights file"
+        "model runtime device precision delivered fit own_fit random_weights file"
     )
     assert (document["done"], document["skipped"], document["out"]) == (1, 3, "masks")
     assert [failure["path"] for failure in document["failed"]] == ["photos/b.png", "photos/z.png"]

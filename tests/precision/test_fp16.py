@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from segdeploy import images, models, workspace
+from segdeploy import fitting, images, models, workspace
 from segdeploy.checkpoints import checkpoint
 from segdeploy.graphs import to_onnx as export
 from segdeploy.graphs.graph import CONVOLUTIONS, Graph, layer_types
@@ -64,7 +64,7 @@ def packaged(request: pytest.FixtureRequest) -> Packaged:
     network, spec = checkpoint.load(workspace.PACKAGED / f"{request.param}.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
-        [images.prepared(images.read(path), spec)[None] for path in paths]
+        [fitting.prepared(images.read(path), spec)[None] for path in paths]
         for paths in (workspace.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
     )
     return Packaged(request.param, model, seen, shown, run(model, shown))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from segdeploy import images, models, workspace
+from segdeploy import fitting, images, models, workspace
 from segdeploy.blocks import MaxPoolWithIndices, Network, max_unpool
 from segdeploy.checkpoints import checkpoint
 from segdeploy.errors import InvalidRequestError
@@ -107,7 +107,7 @@ def packaged(request: pytest.FixtureRequest) -> Packaged:
     network, spec = checkpoint.load(workspace.PACKAGED / f"{request.param}.safetensors")
     model = export.to_graph(network, spec)
     seen, shown = (
-        [images.prepared(images.read(path), spec)[None] for path in paths]
+        [fitting.prepared(images.read(path), spec)[None] for path in paths]
         for paths in (workspace.packaged_images()[::4], sorted(EXAMPLES.glob("*.png")))
     )
     ranges = calibration.collect(model, int8.tensors(model), lambda: iter(seen)).by("percentile")

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from conftest import known
 
-from segdeploy import engines, images, models, workspace
+from segdeploy import engines, fitting, images, models, workspace
 from segdeploy.artifact import Artifact
 from segdeploy.checkpoints import checkpoint
 from segdeploy.data import dataset
@@ -65,7 +65,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def masks(file: Artifact, runtime: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     with engines.open_engine(file, runtime=runtime, device="cpu") as engine:
         photos = [images.read(path) for path in dataset.image_files(EXAMPLES)]
-        return np.stack([engine.classify(images.prepared(photo, file.spec)[None])[0] for photo in photos])
+        return np.stack([engine.classify(fitting.prepared(photo, file.spec)[None])[0] for photo in photos])
 
 
 def test_the_runtimes_compute_in_int8_what_is_asked_for_in_int8(packaged: Artifact) -> None:

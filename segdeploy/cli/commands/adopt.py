@@ -67,6 +67,7 @@ _NUMBERS: dict[str, Any] = {"type": _Numbers(float), "default": (), "metavar": "
 _network = options.together(
     click.option("--name", required=True, metavar="NAME", help="What it is called from then on: --model NAME."),
     options.size(help="Network input, where the file takes any size."),
+    options.fit,
     click.option(
         "--classes", metavar="NAMES|FILE|COUNT", help="With commas, or a file: classes.csv, or a name a line."
     ),

@@ -10,6 +10,7 @@ from segdeploy.cli import bars, options, rendering
 if TYPE_CHECKING:
     from segdeploy.data.dataset import DataFolder
     from segdeploy.proof.accuracy import Evaluation
+    from segdeploy.spec import Fit
 
 ORDER = 90
 
@@ -19,6 +20,7 @@ ORDER = 90
 @options.engine
 @options.running
 @options.data(required=True, help="Labelled folder, in any layout of docs/data.md.")
+@options.fit
 @options.force
 @options.as_json
 def evaluate(
@@ -29,6 +31,8 @@ def evaluate(
     cuda: str | None,
     cuda_graphs: bool,
     data: "DataFolder",
+    fit: "Fit | None",
+    overlap: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -37,7 +41,15 @@ def evaluate(
 
     run = options.run_options(cuda, cuda_graphs=cuda_graphs)
     found = api.evaluate(
-        model, data=data, engine=engine, device=device, options=run, force=force, progress=bars.show_progress
+        model,
+        data=data,
+        engine=engine,
+        device=device,
+        options=run,
+        fit=fit,
+        overlap=overlap,
+        force=force,
+        progress=bars.show_progress,
     )
     rendering.show(found, as_json=as_json, lines=_lines(found))
 
@@ -47,6 +59,7 @@ def _lines(found: "Evaluation") -> Iterator[str]:
     accuracy = "no pixels" if found.pixel_accuracy is None else f"pixel accuracy {found.pixel_accuracy:.4f}"
     where = f"{found.model}{untrained} in {found.runtime}, {found.images} images"
     yield f"{where}: {rendering.miou(found.miou)}, {accuracy}"
+    yield from rendering.other_fit(found.fit, found.own_fit)
     for name, iou in found.classes.items():
         yield f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}"
 

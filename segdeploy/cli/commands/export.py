@@ -60,6 +60,7 @@ _network = options.together(
     ),
     click.option("--name", help="With --weights FILE: what a foreign checkpoint is called and kept as."),
     options.size(help="Network input. Default: the size it was trained at."),
+    options.fit,
     click.option("--output", type=click.Choice(["class_map", "logits"]), default="class_map", show_default=True),
     options.variant,
     options.data(

@@ -63,6 +63,7 @@ _again = options.together(
 @_outputs
 @_which
 @_again
+@options.fit
 @click.option(
     "--decode",
     type=click.Choice(["exact", "scaled"]),
@@ -139,6 +140,7 @@ def _lines(report: "Report") -> Iterator[str]:
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
     engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
     yield f"{engine}, {report.seconds:.1f} s, {report.images_per_s:.1f} images/s"
+    yield from rendering.other_fit(report.fit, report.own_fit)
     split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
     yield f"CPU ms per image: {split}; {report.cores} cores"
 
