@@ -191,7 +191,7 @@ def letterboxed(folder: Path, model: onnx.ModelProto) -> Path:
     return folder
 
 
-def test_what_stretching_costs_a_network_that_was_trained_on_letterboxed_images_is_said(
+def test_a_network_that_was_trained_on_letterboxed_images_is_run_so(
     packaged: dict[str, tuple[onnx.ModelProto, Spec]],
 ) -> None:
     """In the table, in a note, and in the manifest, which `inspect` shows; the colours are found all the same."""
@@ -202,8 +202,11 @@ def test_what_stretching_costs_a_network_that_was_trained_on_letterboxed_images_
     assert found.table is not None
     best, plain = found.table.scores[0], found.table.stretching[0]
     assert (best.convention.name, best.miou) == ("0..255 letterboxed", 1.0)
-    cost = f"here they are stretched, which costs {1 - plain.miou:.3f} mIoU"
-    assert any("trained on letterboxed images" in note and cost in note for note in found.notes)
+    scores = f"(mIoU 1.000 letterboxed, {plain.miou:.3f} stretched)"
+    assert any("trained on letterboxed images" in note and scores in note for note in found.notes)
+    assert found.graph.spec.fit == "letterbox"
+    assert segdeploy.evaluate(found.graph.path, data=data).miou == 1.0
+    assert (segdeploy.evaluate(found.graph.path, data=data, fit="stretch").miou or 0) < 1.0
     manifest = json.loads(artifact.manifest_path(found.graph.path).read_text())
     assert manifest["origin"]["foreign"]["notes"] == list(found.notes)
 
