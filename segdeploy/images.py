@@ -198,7 +198,9 @@ def overlay(photo: UInt8, class_map: UInt8, colours: Colours, *, opacity: float 
     return tinted
 
 
-def overlay_jpeg(photo: UInt8, class_map: UInt8, colours: Colours, *, beside: bool = False) -> bytes:
+def overlay_jpeg(
+    photo: UInt8, class_map: UInt8, colours: Colours, *, opacity: float = 0.5, beside: bool = False
+) -> bytes:
     """The photo tinted with its classes, to the right of the photo itself where it is `beside` it."""
     height, width = photo.shape[0], photo.shape[1] * (1 + beside)
     if max(height, width) > _LONGEST_JPEG_SIDE:
@@ -206,7 +208,7 @@ def overlay_jpeg(photo: UInt8, class_map: UInt8, colours: Colours, *, beside: bo
             f"an overlay of {width}x{height} is too long: JPEG holds {_LONGEST_JPEG_SIDE} pixels a side.",
             "Leave the overlay out, or cut the photo into tiles.",
         )
-    tinted = overlay(photo, class_map, colours)
+    tinted = overlay(photo, class_map, colours, opacity=opacity)
     return jpeg(np.concatenate([photo, tinted], axis=1) if beside else tinted, comment=_OVERLAY)
 
 

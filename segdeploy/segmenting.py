@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy import admission, artifact, engines, fitting, making
+from segdeploy.data import layouts
 from segdeploy.engines import EngineFile, RunOptions
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import naming, outputs, reports, run, sources
-from segdeploy.inference.options import SCALED, FolderOptions
+from segdeploy.inference.options import FOLDER, ORIGINAL, SCALED, FolderOptions
+from segdeploy.inference.outputs import OutputOptions
 from segdeploy.inference.report import EngineUsed, Report
 from segdeploy.inference.work import Task
 from segdeploy.progress import Progress
@@ -31,6 +33,9 @@ class Asked:
 def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: Progress) -> Report:
     """As `api.infer` says; the report is also kept beside the journal."""
     kinds, names = outputs.require(asked.write), naming.require(asked.names)
+    outputs.require_used(
+        kinds, [name for name in ("opacity", "values") if getattr(folder, name) != getattr(FOLDER, name)]
+    )
     images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
     found = making.find(asked.model, asked.engine, asked.device, progress)
     spec = _fitted(found, folder)
@@ -41,6 +46,7 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
         outputs=kinds,
         names=names,
         options=folder,
+        output_options=_output_options(folder, found.file.spec),
     )
     if folder.dry_run:
         with progress("Counting", len(images)) as done:
@@ -74,6 +80,13 @@ def _drawn_by(found: EngineFile, spec: Spec, folder: FolderOptions) -> str:
     """The digest of what decides, with the photograph, which class a pixel gets."""
     fit = [spec.fit, spec.fill, spec.overlap]
     return artifact.digest([found.file.sha256, found.runtime, *fit, folder.decode, run.DRAWS])
+
+
+def _output_options(folder: FolderOptions, spec: Spec) -> OutputOptions:
+    """Raise InvalidRequestError where the original values of the classes are asked for, and nobody knows them."""
+    values = layouts.published_values(spec.classes) if folder.values == ORIGINAL else None
+    is_index = values == tuple(range(len(spec.classes)))
+    return OutputOptions(opacity=folder.opacity, values=None if is_index else values)
 
 
 def _used(found: EngineFile, spec: Spec, device: str, delivered: Precision | None) -> EngineUsed:

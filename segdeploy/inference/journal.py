@@ -84,8 +84,9 @@ class Entry:
     """What became of one image.
 
     `target`: what its files are called below their folders, without an ending. `made_with`: the digest of the engine
-    and of the options that change what is drawn. `written`: the file of each kind of output. `areas`: pixels of each
-    class, at the photograph's size. `failed`: why nothing could be made of it.
+    and of the options that change what is drawn. `written`: the file of each kind of output; `made_as`: the digest of
+    the options of a kind that were not the usual ones (`outputs.made_as`). `areas`: pixels of each class, at the
+    photograph's size. `failed`: why nothing could be made of it.
     """
 
     target: str
@@ -93,6 +94,7 @@ class Entry:
     input: FileState
     made_with: str
     written: Mapping[str, FileState]
+    made_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     areas: tuple[int, ...] = ()
     failed: str | None = None
     seconds: float = 0.0
@@ -104,6 +106,7 @@ class Entry:
             "input": self.input.row(),
             "made_with": self.made_with,
             "written": {kind: state.row() for kind, state in self.written.items()},
+            "made_as": dict(self.made_as),
             "areas": list(self.areas),
             "failed": self.failed,
             "seconds": round(self.seconds, 4),

@@ -10,6 +10,7 @@ from segdeploy.spec import Fit
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
 EXACT, SCALED = "exact", "scaled"
+INDEX, ORIGINAL = "index", "original"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class FolderOptions:
 
     `decode`: `exact` decodes every pixel; `scaled` decodes large JPEGs at a half, a quarter or an eighth, with at
     least four times the pixels a side that the network takes.
+
+    `opacity`, 0 to 1, is that of the colours in overlays. `values`: what masks and class maps (npy) hold for a class,
+    its `index`, or the `original` value, which it has in the masks of its data set, such as Cityscapes' label ids.
     """
 
     include: tuple[str, ...] = ()
@@ -69,6 +73,8 @@ class FolderOptions:
     fit: Fit | None = None
     overlap: int | None = None
     decode: Literal["exact", "scaled"] = "exact"
+    opacity: float = 0.5
+    values: Literal["index", "original"] = "index"
 
     def __post_init__(self) -> None:
         if self.shard is not None:
@@ -77,6 +83,10 @@ class FolderOptions:
             raise InvalidRequestError(f"a limit of {self.limit} images leaves none.", "Give 1 or more.")
         if self.decode not in {EXACT, SCALED}:
             raise InvalidRequestError(f"there is no decoding {self.decode!r}.", f"Choose {EXACT} or {SCALED}.")
+        if not 0 <= self.opacity <= 1:
+            raise InvalidRequestError(f"an opacity of {self.opacity} cannot be.", "Give a number from 0 to 1.")
+        if self.values not in {INDEX, ORIGINAL}:
+            raise InvalidRequestError(f"there are no values {self.values!r}.", f"Choose {INDEX} or {ORIGINAL}.")
 
     @property
     def part(self) -> Shard:

@@ -33,6 +33,7 @@ class Resuming:
         self._others = others
         self._made_with = work.task.made_with
         self._places = work.places
+        self._made_as = {kind: writer.made_as for kind, writer in work.writers.items()}
         self._options = work.task.options
         self._lock = threading.Lock()
         self._begun = 0
@@ -40,7 +41,7 @@ class Resuming:
     def standing(self, source: Source, target: str) -> Standing:
         """Where it stands. What was copied or touched and has the same bytes is unchanged, and noted anew."""
         before = self._journal.get(target)
-        entry = before or next(filter(None, (other.get(target) for other in self._others)), None)
+        entry = before or self._of_others(target)
         everything = Standing(tuple(self._places), ours=() if entry is None else tuple(entry.written))
         if entry is None or self._options.again:
             return everything
@@ -58,11 +59,15 @@ class Resuming:
             self._journal.add(now)
         return Standing(missing, now, ours=tuple(entry.written))
 
+    def _of_others(self, target: str) -> Entry | None:
+        return next(filter(None, (other.get(target) for other in self._others)), None)
+
     def _there(self, entry: Entry, target: str) -> dict[str, FileState]:
-        """The files of the kinds asked for that are as they were written."""
+        """The files of the kinds asked for that are as they were written, with the same options."""
         found = {}
         for kind, place in self._places.items():
-            if (state := entry.written.get(kind)) is not None:
+            is_same = entry.made_as.get(kind, "") == self._made_as[kind]
+            if is_same and (state := entry.written.get(kind)) is not None:
                 seen = state.now(place.file(PurePath(target)), verify=self._options.verify)
                 if seen is not None:
                     found[kind] = seen
@@ -99,11 +104,19 @@ class Resuming:
                 input=read,
                 made_with=self._made_with,
                 written=written,
+                made_as=self._as_noted(target, written),
                 areas=tuple(areas),
                 failed=failed,
                 seconds=seconds,
             )
         )
+
+    def _as_noted(self, target: str, written: Mapping[str, FileState]) -> dict[str, str]:
+        """`Entry.made_as`: what was asked for, and of a file that is the one of before, what was noted before."""
+        before = self._journal.get(target) or self._of_others(target)
+        kept = [] if before is None else [kind for kind, state in written.items() if before.written.get(kind) == state]
+        found = {**self._made_as, **{kind: before.made_as.get(kind, "") for kind in kept if before is not None}}
+        return {kind: found[kind] for kind in written if found[kind]}
 
 
 def _is_of_another(entry: Entry, source: Source) -> bool:

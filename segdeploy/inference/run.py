@@ -253,7 +253,7 @@ class _Job:
         large = images.to_photo_size(class_map, height=photo.height, width=photo.width)
         pixels = areas.counted(class_map, height=photo.height, width=photo.width, classes=len(spec.classes))
         clock.stop("resize")
-        return _Drawn(Segmented(photo, large, spec), class_map, pixels)
+        return _Drawn(Segmented(photo, large, spec, self.work.task.output_options), class_map, pixels)
 
     def _write(
         self, standing: Standing, source: Source, target: str, segmented: Segmented, written: dict[str, FileState]

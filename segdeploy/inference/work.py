@@ -12,7 +12,7 @@ from segdeploy.inference import journal, naming
 from segdeploy.inference.journal import FileState
 from segdeploy.inference.naming import Place
 from segdeploy.inference.options import FOLDER, FolderOptions
-from segdeploy.inference.outputs import Output, Segmented, folder, load, require
+from segdeploy.inference.outputs import USUAL, Output, OutputOptions, Segmented, folder, load, made_as, require
 from segdeploy.inference.report import Failure, OutputFolder
 from segdeploy.inference.source_list import Source, SourceList
 from segdeploy.inference.sources import require_spared
@@ -27,7 +27,7 @@ class Task:
 
     `outputs` names what is written of each image: masks go into `out`, the rest into folders beside it. `names`:
     `stem` calls them `a/x.png` for `a/x.jpg`, `full` `a/x.jpg.png`; of two images that would share a name, the first is
-    done.
+    done. `output_options`: how the outputs are made.
     """
 
     sources: SourceList
@@ -36,6 +36,7 @@ class Task:
     outputs: Sequence[str] = ("mask",)
     names: str = naming.STEM
     options: FolderOptions = FOLDER
+    output_options: OutputOptions = USUAL
 
     def target(self, source: Source) -> str:
         """What the files of an image are called below their folders, without an ending."""
@@ -49,10 +50,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Writer:
-    """One kind of output of a run: where its files go, and what encodes them."""
+    """One kind of output of a run: where its files go, what encodes them, and the digest of the options for that."""
 
     kind: OutputFolder
     output: Output
+    made_as: str
 
     @property
     def place(self) -> Place:
@@ -96,8 +98,10 @@ class Work:
     @classmethod
     def of(cls, task: Task) -> "Work":
         """Raise InvalidRequestError where a mask would replace a photograph."""
-        kinds = require(task.outputs)
-        writers = {kind: Writer(OutputFolder(kind, folder(task.out, kind)), load(kind)) for kind in kinds}
+        writers = {
+            kind: Writer(OutputFolder(kind, folder(task.out, kind)), load(kind), made_as(kind, task.output_options))
+            for kind in require(task.outputs)
+        }
         places = [writer.place for writer in writers.values()]
         kept, too_late = naming.divided(task.sources, places, naming.require(task.names))
         require_spared(kept, (place.file(naming.target(source, task.names)) for source in kept for place in places))

@@ -1,5 +1,6 @@
 """What every file in `data/layouts/` keeps: a new layout is tested because it is there."""
 
+import importlib
 import pickle
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from layout_folders import ONE_FILE, WRITERS, Masks
 
 import segdeploy
+from segdeploy import images, palettes
 from segdeploy.data import layouts
 from segdeploy.data.dataset import Picture
 from segdeploy.errors import InvalidRequestError, SegdeployError
@@ -190,6 +192,64 @@ def test_its_folder_serves_a_verb_like_any_other(name: str, tmp_path: Path) -> N
     certificate = segdeploy.parity("unet", data=root, engine="ort:fp32", force=True)
     assert certificate.images == len(data.val)
     assert certificate.stages[0].miou_change is not None
+
+
+# The values of published masks
+
+
+with_values = [name for name in layouts.names() if hasattr(layouts.layout(name), "PUBLISHED_VALUES")]
+
+
+def classes_and_values(name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    published = importlib.import_module(f"segdeploy.data.layouts.{name}").PUBLISHED_VALUES
+    return tuple(published), tuple(published.values())
+
+
+@pytest.mark.parametrize("name", with_values)
+def test_published_values_are_read_as_the_classes_that_they_are_of(name: str, tmp_path: Path) -> None:
+    """A mask in the data's own values is one of its masks: the reading of the layout gives the class map back."""
+    classes, values = classes_and_values(name)
+    class_map = np.arange(len(classes), dtype=np.uint8)[None]
+    (tmp_path / "mask.png").write_bytes(images.mask_png(np.array(values, np.uint8)[class_map], [(0, 0, 0)]))
+    reading = importlib.import_module(f"segdeploy.data.layouts.{name}").READING
+    np.testing.assert_array_equal(reading.class_map(tmp_path / "mask.png", ignore_index=255), class_map)
+    assert layouts.published_values(classes) == values
+
+
+def test_the_values_of_a_data_set_are_those_that_it_publishes() -> None:
+    """Cityscapes in helpers/labels.py of cityscapesScripts; ADE20K counts its classes from 1, VOC and CamVid from 0."""
+    assert with_values == ["ade20k", "camvid", "cityscapes", "voc"]
+    cityscapes = dict(zip(*classes_and_values("cityscapes"), strict=True))
+    assert (cityscapes["road"], cityscapes["sky"], cityscapes["person"], cityscapes["bicycle"]) == (7, 23, 24, 33)
+    assert layouts.published_values(palettes.ADE20K.classes) == tuple(range(1, 151))
+    assert layouts.published_values(palettes.VOC.classes) == tuple(range(21))
+    assert layouts.published_values(palettes.CAMVID.classes) == tuple(range(11))
+
+
+def test_classes_are_known_in_any_order_and_with_their_synonyms() -> None:
+    """`objectInfo150.txt` has synonyms, other people's configurations spaces and capitals."""
+    written = {"wall": "Wall", "bed": "bed ", "building": "building, edifice"}
+    classes = [written.get(name, name) for name in reversed(palettes.ADE20K.classes)]
+    assert layouts.published_values(classes) == tuple(range(150, 0, -1))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("ground", "thing"),
+        palettes.CITYSCAPES.classes[:-1],
+        (*palettes.CITYSCAPES.classes, "caravan"),
+        (*palettes.CITYSCAPES.classes[:-1], "bike"),
+        (*palettes.CITYSCAPES.classes[:-1], "Road"),
+        tuple(f"class_{index}" for index in range(150)),
+    ],
+)
+def test_values_of_other_classes_are_refused(classes: tuple[str, ...]) -> None:
+    """A class more or less may be another data set, and its ids others."""
+    with pytest.raises(
+        InvalidRequestError, match=r"are those of no data set whose values are known \(ade20k, camvid, c"
+    ):
+        layouts.published_values(classes)
 
 
 def test_a_folder_that_no_layout_recognises_is_told_what_the_plain_one_needs(tmp_path: Path) -> None:

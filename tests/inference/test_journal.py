@@ -47,9 +47,9 @@ def filled(folder: Path, *entries: Entry) -> Path:
     return journal.folder(folder, ALL) / journal.NAME
 
 
-@given(target=NAMES, failed=st.none() | NAMES)
-def test_a_line_holds_all_of_an_entry(target: str, failed: str | None) -> None:
-    written = entry(target, failed=failed)
+@given(target=NAMES, failed=st.none() | NAMES, made_as=st.dictionaries(NAMES, NAMES))
+def test_a_line_holds_all_of_an_entry(target: str, failed: str | None, made_as: dict[str, str]) -> None:
+    written = dataclasses.replace(entry(target, failed=failed), made_as=made_as)
     line = written.line()
     assert line.count(b"\n") == 1
     assert Entry.of(line) == written

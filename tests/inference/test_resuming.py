@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import COMMAND, Run, photographs
-from inference_folders import AGAIN, ORT, below, segment, task
+from inference_folders import AGAIN, ORT, below, indices, segment, task
 
 from segdeploy import artifact, cores, images
+from segdeploy.data.layouts import cityscapes
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import run as folder_run
@@ -155,6 +157,137 @@ def test_an_output_that_is_added_makes_only_what_is_missing() -> None:
     assert below("masks-npy") == ["a.npy", "b.npy", "sub/c.npy"]
     assert counts(segment("photos", write=("mask", "npy"))) == (0, 3, 0, 1)
     assert counts(segment("photos")) == (0, 3, 0, 1)
+
+
+def at(opacity: float) -> FolderOptions:
+    return FolderOptions(opacity=opacity)
+
+
+def times_below(folder: str) -> dict[str, int]:
+    return {name: Path(folder, name).stat().st_mtime_ns for name in below(folder)}
+
+
+@pytest.mark.usefixtures("photos")
+def test_with_another_opacity_the_overlays_alone_are_made_again() -> None:
+    both = ("mask", "overlay")
+    segment("photos", write=both)
+    usual, masks = tree("masks-overlays"), times_below("masks")
+    assert counts(segment("photos", write=both, how=at(0.2))) == (3, 0, 0, 1)
+    assert set(tree("masks-overlays").values()).isdisjoint(usual.values())
+    assert counts(segment("photos", write=both, how=at(0.2))) == (0, 3, 0, 1)
+    assert counts(segment("photos")) == (0, 3, 0, 1)
+    assert times_below("masks") == masks
+    assert counts(segment("photos", write=both)) == (3, 0, 0, 1)
+    assert tree("masks-overlays") == usual
+    assert times_below("masks") == masks
+
+
+@pytest.mark.usefixtures("photos")
+def test_how_an_overlay_was_made_is_remembered_while_others_are_added() -> None:
+    segment("photos", write=("overlay",), how=at(0.2))
+    overlays = times_below("masks-overlays")
+    assert counts(segment("photos")) == (3, 0, 0, 1)
+    assert counts(segment("photos", write=("mask", "overlay"), how=at(0.2))) == (0, 3, 0, 1)
+    assert times_below("masks-overlays") == overlays
+    assert counts(segment("photos", write=("overlay",))) == (3, 0, 0, 1)
+
+
+@pytest.mark.usefixtures("photos")
+def test_an_overlay_that_could_not_be_made_anew_is_not_taken_for_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one is still there: of the opacity that it was made with."""
+    both = ("mask", "overlay")
+    segment("photos", write=both)
+    Path("masks/a.png").unlink()
+
+    def refused(*_: object, **__: object) -> bytes:
+        raise InvalidRequestError("too long.", "Cut it.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "overlay_jpeg", refused)
+        patched.setattr("segdeploy.inference.contact.Sheet.look", lambda *_: None)
+        assert counts(segment("photos", write=both, how=at(0.2))) == (0, 0, 3, 1)
+    assert Path("masks/a.png").is_file()
+    assert counts(segment("photos", write=both)) == (0, 3, 0, 1)
+    assert counts(segment("photos", write=both, how=at(0.2))) == (3, 0, 0, 1)
+
+
+@pytest.mark.usefixtures("photos")
+def test_shards_know_with_which_options_another_division_made_a_file() -> None:
+    for index in (1, 2):
+        segment("photos", write=("overlay",), how=FolderOptions(opacity=0.2, shard=f"{index}/2"))
+    assert counts(segment("photos", write=("overlay",), how=at(0.2))) == (0, 3, 0, 1)
+    assert counts(segment("photos", write=("overlay",), how=at(0.3))) == (3, 0, 0, 1)
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_dry_run_counts_what_another_opacity_leaves_to_do() -> None:
+    segment("photos", write=("overlay",))
+    report = segment("photos", write=("overlay",), how=FolderOptions(opacity=0.2, dry_run=True))
+    assert (report.left, report.unchanged) == (3, 0)
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_journal_of_before_there_were_options_is_of_the_usual_ones() -> None:
+    segment("photos", write=("overlay",))
+    path = Path("masks/.segdeploy/journal.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.pop("made_as") == {} for line in lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert counts(segment("photos", write=("overlay",))) == (0, 3, 0, 1)
+    assert counts(segment("photos", write=("overlay",), how=at(0.2))) == (3, 0, 0, 1)
+
+
+@pytest.fixture
+def _of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of the small network, as if Cityscapes had no others."""
+    monkeypatch.setattr(cityscapes, "PUBLISHED_VALUES", {"thing": 7, "ground": 33})
+
+
+@pytest.mark.usefixtures("photos", "_of_a_data_set")
+def test_with_the_datas_own_values_masks_and_class_maps_are_made_again() -> None:
+    every, original = ("mask", "npy", "overlay"), FolderOptions(values="original")
+    segment("photos", write=every)
+    usual, overlays = indices(Path("masks/a.png")), times_below("masks-overlays")
+    assert counts(segment("photos", write=every, how=original)) == (3, 0, 0, 1)
+    for values in (indices(Path("masks/a.png")), np.load("masks-npy/a.npy")):
+        np.testing.assert_array_equal(values, np.where(usual == 1, 7, 33))
+    assert times_below("masks-overlays") == overlays
+    assert counts(segment("photos", write=every, how=original)) == (0, 3, 0, 1)
+    assert counts(segment("photos", write=every)) == (3, 0, 0, 1)
+    np.testing.assert_array_equal(indices(Path("masks/a.png")), usual)
+
+
+@pytest.mark.usefixtures("photos", "_of_a_data_set")
+def test_where_other_values_are_published_masks_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is that of the values, not of the word `original`; where they are the indices, that of none."""
+    original = FolderOptions(values="original")
+    segment("photos", how=original)
+    monkeypatch.setattr(cityscapes, "PUBLISHED_VALUES", {"thing": 8, "ground": 33})
+    assert counts(segment("photos", how=original)) == (3, 0, 0, 1)
+    monkeypatch.setattr(cityscapes, "PUBLISHED_VALUES", {"ground": 0, "thing": 1})
+    assert counts(segment("photos", how=original)) == (3, 0, 0, 1)
+    assert counts(segment("photos")) == (0, 3, 0, 1)
+
+
+@pytest.mark.usefixtures("photos")
+def test_values_that_nobody_knows_are_refused_before_anything_is_made() -> None:
+    for dry_run in (False, True):
+        with pytest.raises(InvalidRequestError, match="the 2 classes ground to thing are those of no data set"):
+            segment("photos", how=FolderOptions(values="original", dry_run=dry_run))
+    assert not Path("masks").exists()
+
+
+@pytest.mark.usefixtures("photos")
+def test_an_option_of_outputs_that_are_not_written_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="--opacity is for overlay, side, of which none is written"):
+        segment("photos", how=at(0.2))
+    assert not Path("masks").exists()
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan"), float("inf")])
+def test_no_other_number_is_an_opacity(opacity: float) -> None:
+    with pytest.raises(InvalidRequestError, match="an opacity of"):
+        at(opacity)
 
 
 @pytest.mark.usefixtures("photos")

@@ -24,8 +24,8 @@ _outputs = options.together(
         default="mask",
         show_default=True,
         metavar="KIND[,KIND]...",
-        help="What is written of each photo: mask, overlay, side (both beside one another), npy, rle (COCO's run "
-        "lengths); all but masks into a folder beside OUT.",
+        help="What is written of each photo: mask, overlay, side (photo beside overlay), npy, rle (COCO's run "
+        "lengths), geojson, svg (polygons); all but masks into a folder beside OUT.",
     ),
     click.option(
         "--names",
@@ -35,6 +35,21 @@ _outputs = options.together(
         help="The mask of a/x.jpg is a/x.png; full: a/x.jpg.png, so that a/x.png has one too.",
     ),
     click.option("--overlay", is_flag=True, help="Also write the photo tinted with its classes, into OUT-overlays."),
+    click.option(
+        "--opacity",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        help="Of the colours in overlay and side: 0 leaves the photo as it is, 1 covers it.",
+    ),
+    click.option(
+        "--values",
+        type=click.Choice(["index", "original"]),
+        default="index",
+        show_default=True,
+        help="What masks and npy hold: the index of the class, or its value in the masks of its data set, such as "
+        "Cityscapes' label ids.",
+    ),
 )
 _which = options.together(
     click.option(

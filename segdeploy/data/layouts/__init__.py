@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +12,9 @@ from segdeploy.data import _facts
 from segdeploy.data.dataset import Classes, DataFolder, Dataset
 from segdeploy.data.layouts._base import Layout
 from segdeploy.errors import InvalidRequestError
+from segdeploy.paths import shown
 
-__all__ = ["Classes", "Layout", "classes_of", "is_labelled", "layout", "names", "open_folder"]
+__all__ = ["Classes", "Layout", "classes_of", "is_labelled", "layout", "names", "open_folder", "published_values"]
 
 DEFAULT = "plain"  # its errors say what a folder that no layout recognises lacks
 GENERAL = "folders"  # takes what many others look like: asked where none of them recognises a folder
@@ -53,6 +55,33 @@ def classes_of(data: Dataset, *, ignore_index: int) -> Classes:
         )
     numbered = tuple(f"class_{index}" for index in range(highest + 1))
     return Classes(numbered, palettes.default_colours(len(numbered)), named=False)
+
+
+def published_values(classes: Iterable[str]) -> tuple[int, ...]:
+    """Of each class its value in the masks of its data set, as they are published.
+
+    The data set is the one whose classes these are, all of them, in any order. Of a name with synonyms, divided by
+    commas, the first counts, in any case. Raise InvalidRequestError where there is no such data set.
+    """
+    wanted = tuple(map(_first_synonym, classes))
+    known = {name: values for name in names() if (values := _published(layout(name)))}
+    for values in known.values():
+        if sorted(values) == sorted(wanted):
+            return tuple(values[name] for name in wanted)
+    raise InvalidRequestError(
+        f"the {len(wanted)} classes {shown(wanted[0])} to {shown(wanted[-1])} are those of no data set whose values "
+        f"are known ({', '.join(known)}).",
+        "Leave --values original out: masks hold the indices of the classes.",
+    )
+
+
+def _published(data_set: Layout) -> Mapping[str, int]:
+    values: Mapping[str, int] = getattr(data_set, "PUBLISHED_VALUES", {})
+    return {_first_synonym(name): value for name, value in values.items()}
+
+
+def _first_synonym(name: str) -> str:
+    return name.partition(",")[0].strip().casefold()
 
 
 def is_labelled(given: Path | DataFolder) -> bool:

@@ -18,6 +18,7 @@ NAME = "ade20k"
 CLASSES = 150
 TABLE = "objectInfo150.txt"
 NAME_COLUMN = "Name"
+PUBLISHED_VALUES = {name: index + 1 for index, name in enumerate(palettes.ADE20K.classes)}
 READING = Values(((0, VOID), *((index + 1, index) for index in range(CLASSES))), "ADE20K")
 
 

@@ -14,6 +14,7 @@ from segdeploy.data.readings import VOID, Values
 
 NAME = "camvid"
 CLASSES = Classes(palettes.CAMVID.classes, palettes.CAMVID.colours, source="CamVid")
+PUBLISHED_VALUES = {name: index for index, name in enumerate(CLASSES.names)}
 READING = Values((*((index, index) for index in range(len(CLASSES.names))), (len(CLASSES.names), VOID)), "CamVid")
 
 

@@ -18,6 +18,7 @@ LICENCE_PLATE = 255  # -1 in eight bits
 IGNORED = tuple((value, VOID) for value in (*range(LAST + 1), LICENCE_PLATE) if value not in IDS)
 READING = Values((*((value, index) for index, value in enumerate(IDS)), *IGNORED), "Cityscapes")
 CLASSES = Classes(palettes.CITYSCAPES.classes, palettes.CITYSCAPES.colours, source="Cityscapes")
+PUBLISHED_VALUES = dict(zip(CLASSES.names, IDS, strict=True))
 IMAGE, LABEL = "_leftImg8bit", "_gtFine_labelIds"
 
 

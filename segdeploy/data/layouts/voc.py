@@ -20,6 +20,7 @@ NAME = "voc"
 BORDER = 255
 TABLE = "labelmap.txt"
 CLASSES = Classes(palettes.VOC.classes, palettes.VOC.colours, source="PASCAL VOC")
+PUBLISHED_VALUES = {name: index for index, name in enumerate(CLASSES.names)}
 READING = Values((*((index, index) for index in range(len(CLASSES.names))), (BORDER, VOID)), "PASCAL VOC")
 
 

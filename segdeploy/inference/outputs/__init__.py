@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
+from segdeploy import artifact
 from segdeploy.errors import InvalidRequestError
-from segdeploy.inference.outputs._base import Output, Segmented
+from segdeploy.inference.outputs._base import USUAL, Output, OutputOptions, Segmented
 
-__all__ = ["Output", "Segmented", "folder", "folders", "load", "names", "parse", "require"]
+__all__ = ["USUAL", "Output", "OutputOptions", "Segmented", "folder", "folders", "load", "made_as", "names", "parse"]
+__all__ += ["require", "require_used"]
 
 
 def names() -> list[str]:
@@ -39,6 +41,29 @@ def load(name: str) -> Output:
     """The module that encodes one kind of output."""
     require([name])
     return cast("Output", importlib.import_module(f"{__name__}.{name}"))
+
+
+def made_as(name: str, options: OutputOptions) -> str:
+    """The digest of the options that the files of one kind depend on; empty where those are the usual ones."""
+    asked, usual = ({field: getattr(each, field) for field in _options(name)} for each in (options, USUAL))
+    return "" if asked == usual else artifact.digest(asked)
+
+
+def require_used(kinds: Iterable[str], options: Iterable[str]) -> None:
+    """Raise InvalidRequestError for an option that none of the kinds depends on."""
+    used = {option for kind in kinds for option in _options(kind)}
+    for option in options:
+        if option not in used:
+            takes = ", ".join(name for name in names() if option in _options(name))
+            raise InvalidRequestError(
+                f"--{option} is for {takes}, of which none is written.",
+                f"Name one after --write, or leave --{option} out.",
+            )
+
+
+def _options(name: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(load(name), "OPTIONS", ())
+    return found
 
 
 def folder(out: Path, name: str) -> Path:

@@ -6,7 +6,8 @@ from segdeploy.inference.outputs._base import Segmented
 SUFFIX = ".png"
 FOLDER_SUFFIX = ""
 SHOWS_PHOTO = False
+OPTIONS = ("values",)
 
 
 def encode(segmented: Segmented) -> bytes:
-    return images.mask_png(segmented.class_map, segmented.spec.colours)
+    return images.mask_png(segmented.values, segmented.palette)

@@ -8,9 +8,10 @@ from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".npy"
 SHOWS_PHOTO = False
+OPTIONS = ("values",)
 
 
 def encode(segmented: Segmented) -> bytes:
     file = io.BytesIO()
-    np.save(file, segmented.class_map, allow_pickle=False)
+    np.save(file, segmented.values, allow_pickle=False)
     return file.getvalue()

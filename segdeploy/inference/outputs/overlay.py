@@ -5,7 +5,9 @@ from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".jpg"
 FOLDER_SUFFIX = "-overlays"
+OPTIONS = ("opacity",)
 
 
 def encode(segmented: Segmented) -> bytes:
-    return images.overlay_jpeg(segmented.photo, segmented.class_map, segmented.spec.colours)
+    opacity = segmented.options.opacity
+    return images.overlay_jpeg(segmented.photo, segmented.class_map, segmented.spec.colours, opacity=opacity)

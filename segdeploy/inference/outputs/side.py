@@ -4,7 +4,10 @@ from segdeploy import images
 from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".jpg"
+OPTIONS = ("opacity",)
 
 
 def encode(segmented: Segmented) -> bytes:
-    return images.overlay_jpeg(segmented.photo, segmented.class_map, segmented.spec.colours, beside=True)
+    return images.overlay_jpeg(
+        segmented.photo, segmented.class_map, segmented.spec.colours, opacity=segmented.options.opacity, beside=True
+    )
