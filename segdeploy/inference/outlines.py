@@ -22,7 +22,7 @@ class Region:
     """
 
     index: int
-    rings: Sequence[Ints]
+    rings: list[Ints]
     area: int
 
 
@@ -54,14 +54,21 @@ def regions(class_map: NDArray[np.uint8]) -> list[Region]:
     ring_of, starts = _ring_of(order, ends), np.append(0, ends[:-1])
     areas = _areas(corners[order], starts, ends)
     owners = _owners(sides, ring_of, areas, class_map.shape)
-    rings: dict[int, list[int]] = {owner: [owner] for owner in np.flatnonzero(areas > 0).tolist()}
-    for hole in np.flatnonzero(areas < 0).tolist():
-        rings[owners[hole]].append(hole)
-    class_of, points = classes[order[starts]], corners[order]
-    return [
-        Region(int(class_of[owner]), [points[starts[ring] : ends[ring]] for ring in own], int(areas[own].sum()))
-        for owner, own in sorted(rings.items(), key=lambda each: class_of[each[0]])
-    ]
+    return _grouped(np.split(corners[order], starts[1:]), classes[order[starts]], areas, owners)
+
+
+def _grouped(rings: Sequence[Ints], classes: NDArray[np.uint8], areas: Ints, owners: Ints) -> list[Region]:
+    """The rings by region; `classes`, `areas` and `owners` are those of each ring."""
+    covered = np.zeros_like(areas)
+    np.add.at(covered, owners, areas)
+    outlines = np.flatnonzero(areas > 0)
+    outlines = outlines[np.argsort(classes[outlines], kind="stable")]
+    facts = zip(outlines.tolist(), classes[outlines].tolist(), covered[outlines].tolist(), strict=True)
+    found = {ring: Region(index, [rings[ring]], area) for ring, index, area in facts}
+    holes = np.flatnonzero(areas < 0)
+    for hole, owner in zip(holes.tolist(), owners[holes].tolist(), strict=True):
+        found[owner].rings.append(rings[hole])
+    return list(found.values())
 
 
 def _all_sides(class_map: NDArray[np.uint8]) -> list[_Sides]:

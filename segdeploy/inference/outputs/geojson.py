@@ -18,6 +18,7 @@ PIXELS = (
     'ENGCRS["pixels of the photo",EDATUM["upper left corner of the upper left pixel"],CS[Cartesian,2],'
     'AXIS["to the right (x)",east],AXIS["downward (y)",south],LENGTHUNIT["pixel",1]]'
 )
+_text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode(segmented: Segmented) -> bytes:
@@ -26,14 +27,11 @@ def encode(segmented: Segmented) -> bytes:
     By the numbers, outlines go counterclockwise and holes clockwise, as RFC 7946 asks; y downward mirrors that.
     """
     height, width = segmented.class_map.shape
-    document = {
-        "type": "FeatureCollection",
-        "crs": {"type": "name", "properties": {"name": PIXELS}},
-        "width": width,
-        "height": height,
-        "features": [_feature(region, segmented) for region in outlines.regions(segmented.class_map)],
-    }
-    return (json.dumps(document, separators=(",", ":")) + "\n").encode()
+    crs = {"type": "name", "properties": {"name": PIXELS}}
+    about = {"type": "FeatureCollection", "crs": crs, "width": width, "height": height}
+    # One by one: as lists, all corners of a noisy image would take gigabytes.
+    features = ",".join(_text(_feature(region, segmented)) for region in outlines.regions(segmented.class_map))
+    return f'{_text(about)[:-1]},"features":[{features}]}}\n'.encode()
 
 
 def _feature(region: outlines.Region, segmented: Segmented) -> dict[str, Any]:

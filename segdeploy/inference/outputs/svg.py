@@ -1,10 +1,8 @@
 """The classes of an image as paths along the sides of pixels, one SVG file an image, in pixels of the photo."""
 
 from collections.abc import Iterable, Iterator
-from itertools import cycle, groupby
+from itertools import groupby, pairwise
 from xml.sax.saxutils import escape
-
-import numpy as np
 
 from segdeploy.inference import outlines
 from segdeploy.inference.outlines import Ints
@@ -33,10 +31,9 @@ def _lines(segmented: Segmented) -> Iterator[str]:
 
 
 def _drawn(rings: Iterable[Ints]) -> str:
-    """Each from its first corner, across and down in turns; z closes it with its last side."""
-    return "".join(f"M{ring[0, 0]} {ring[0, 1]}{_steps(ring)}z" for ring in rings)
+    """Each from its first corner, by the differences; z draws its last side."""
+    return "".join(f"M{x} {y}{_steps([(x, y), *others])}z" for (x, y), *others in (ring.tolist() for ring in rings))
 
 
-def _steps(ring: Ints) -> str:
-    lengths = np.diff(ring, axis=0).sum(axis=1).tolist()
-    return "".join(f"{letter}{length}" for letter, length in zip(cycle("hv"), lengths, strict=False))
+def _steps(corners: Iterable[tuple[int, int]]) -> str:
+    return "".join(f"h{x - x0}" if y == y0 else f"v{y - y0}" for (x0, y0), (x, y) in pairwise(corners))
