@@ -16,6 +16,7 @@ BROUGHT_BY: Final = {  # the module that is imported: what its package is called
     "openvino": ("openvino", "openvino"),
     "pycuda": ("pycuda", "pycuda"),
     "pynvml": ("nvidia-ml-py", "bench"),
+    "ray": ("ray", "ray"),
     "safetensors": ("safetensors", "train"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "tensorrt": ("tensorrt", "tensorrt"),

@@ -19,7 +19,8 @@ _LEVEL, _WINDOW_BITS, _MEMORY_LEVEL = 1, 15, 9
 def palette_png(indices: NDArray[np.uint8], palette: NDArray[np.uint8], texts: Sequence[tuple[str, str]] = ()) -> bytes:
     """The bytes of a PNG whose pixels are `indices` (H, W) into `palette` (256, 3), in 8 bits; `texts` are Latin-1."""
     file = io.BytesIO()
-    writer = PaletteWriter(file, *indices.shape, palette, texts)
+    height, width = indices.shape
+    writer = PaletteWriter(file, height, width, palette, texts)
     writer.write(indices)
     writer.close()
     return file.getvalue()

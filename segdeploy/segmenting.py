@@ -1,19 +1,22 @@
 """What `infer` does: finds the images and the engine, then segments the folder, or counts what there is to do."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from segdeploy import admission, artifact, engines, fitting, making
 from segdeploy.data import layouts
-from segdeploy.engines import EngineFile, RunOptions
+from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import InvalidRequestError
-from segdeploy.inference import naming, outputs, reports, run, sources
+from segdeploy.inference import naming, outputs, ray_cluster, reports, run, sources
 from segdeploy.inference.options import FOLDER, ORIGINAL, SCALED, FolderOptions
 from segdeploy.inference.outputs import OutputOptions
+from segdeploy.inference.ray_job import RayJob
 from segdeploy.inference.report import EngineUsed, Report
-from segdeploy.inference.work import Task
-from segdeploy.progress import Progress
+from segdeploy.inference.resuming import Resuming
+from segdeploy.inference.work import Task, Work
+from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
 
 
@@ -36,6 +39,8 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
     outputs.require_used(
         kinds, [name for name in ("opacity", "values") if getattr(folder, name) != getattr(FOLDER, name)]
     )
+    if folder.ray is not None:
+        ray_cluster.require_installed()  # before the work
     images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
     found = making.find(asked.model, asked.engine, asked.device, progress)
     spec = _fitted(found, folder)
@@ -51,12 +56,13 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
     if folder.dry_run:
         with progress("Counting", len(images)) as done:
             return run.counted(task, done=done).report(_used(found, spec, found.device, None), skipped=skipped)
-    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
+    if folder.ray is not None:
+        return _with_ray(folder.ray, found, spec, task, running, skipped=skipped, progress=progress)
+    running = _shared(found, running)
     with (
-        admission.opened(found, dataclasses.replace(running, threads=threads, hint="throughput"), progress) as engine,
+        _opened(found, spec, running, progress) as engine,
         progress("Segmenting", len(images)) as done,
     ):
-        engine.spec = spec
         used = _used(found, spec, engine.device, engine.delivered)
 
         def keep(ended: run.Ended) -> None:
@@ -74,6 +80,49 @@ def _fitted(found: EngineFile, folder: FolderOptions) -> Spec:
             "Leave it out, or give --fit stretch.",
         )
     return spec
+
+
+def _shared(found: EngineFile, running: RunOptions) -> RunOptions:
+    """For an engine that serves a thread for each core."""
+    threads = 1 if engines.modules()[found.runtime].CONCURRENT else None
+    return dataclasses.replace(running, threads=threads, hint="throughput")
+
+
+def _opened(found: EngineFile, spec: Spec, running: RunOptions, progress: Progress) -> Engine:
+    """The proven engine, which photographs meet as `spec` says."""
+    engine = admission.opened(found, running, progress)
+    engine.spec = spec
+    return engine
+
+
+def _with_ray(
+    address: str,
+    found: EngineFile,
+    spec: Spec,
+    task: Task,
+    running: RunOptions,
+    *,
+    skipped: int,
+    progress: Progress,
+) -> Report:
+    """The same run, by actors that each open the engine, proven on their machine."""
+    module, asked = engines.modules()[found.runtime], task.options.ray_actors
+    found = dataclasses.replace(found, device=engines.device_of(found.file, found.runtime, found.device))
+    opened = functools.partial(_opened, found, spec, _shared(found, running), silent)
+    with ray_cluster.connected(address, actors=asked), progress("Segmenting", len(task.sources)) as done:
+        size = ray_cluster.size(device=found.device, concurrent=module.CONCURRENT, actors=asked)
+        jobs: list[RayJob] = []
+
+        def job_of(work: Work, resuming: Resuming) -> RayJob:
+            jobs.append(RayJob(opened, size, spec, work=work, resuming=resuming, done=done))
+            return jobs[0]
+
+        def report() -> Report:
+            used = _used(found, spec, found.device, None if jobs[0].used is None else jobs[0].used.delivered)
+            return jobs[0].summary.report(used, skipped=skipped)
+
+        run.carried_out(task, job_of, keep=lambda ended: reports.keep(report(), ended, spec))
+        return report()
 
 
 def _drawn_by(found: EngineFile, spec: Spec, folder: FolderOptions) -> str:

@@ -1,6 +1,7 @@
 """Images that are read from the top down hold the pixels that `images.read` gives, whatever their format."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("pyvips")
 HEIGHT, WIDTH = 301, 203
 
 
-def saved(path: Path, photo: Image.Image, **how: object) -> Path:
+def saved(path: Path, photo: Image.Image, **how: Any) -> Path:
     photo.save(path, **how)
     return path
 
@@ -45,7 +46,7 @@ def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_every_pixel_is_that_of_the_usual_reader(tmp_path: Path, name: str, how: dict[str, object], mode: str) -> None:
+def test_every_pixel_is_that_of_the_usual_reader(tmp_path: Path, name: str, how: dict[str, Any], mode: str) -> None:
     if name.endswith("jpg") and mode in {"RGBA", "P"}:
         mode = "L"
     path = saved(tmp_path / name, Image.fromarray(photograph(HEIGHT, WIDTH)).convert(mode), **how)

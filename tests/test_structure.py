@@ -12,13 +12,13 @@ import segdeploy
 ROOT = Path(segdeploy.__file__).parent
 MEDIAN_LINES, MOST_LINES, MOST = 10, 35, 0.9
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 450, 12
-RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx cuda pycuda"
-FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard jinja2"
+RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx cuda pycuda ray"
+FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard jinja2 ray"
 WITHOUT_FRAMEWORKS = (
     "api artifact benchmarking checkpoints.checkpoint checkpoints.foreign cli data.layouts diagnosis engines "
-    "engines.ort engines.ov engines.pytorch engines.trt engines.trt_rtx images inference.run inference.sources "
-    "inspection making models precision precision.fp16 precision.fp8 precision.int8 proving signature "
-    "timing.runtime_selection training.options workspace"
+    "engines.ort engines.ov engines.pytorch engines.trt engines.trt_rtx images inference.ray_job inference.run "
+    "inference.sources inspection making models precision precision.fp16 precision.fp8 precision.int8 proving "
+    "signature timing.runtime_selection training.options workspace"
 )
 # Who reads documents that others write, by string key: their formats have no types of ours.
 FOREIGN_FORMATS = {
@@ -41,6 +41,7 @@ FOREIGN_FORMATS = {
     "graphs/said.py": "the metadata of other people's exporters",
     "image_files.py": "what Pillow knows of formats",
     "images.py": "what Pillow keeps of an image",
+    "inference/ray_cluster.py": "what Ray says of the machines of a cluster",
     "torch_modules/archives.py": "what torch.export keeps of a node",
     "torch_modules/exporting.py": "what torch.export keeps of a node, and Python of a frame",
     "torch_modules/folders.py": "the configuration that transformers writes",

@@ -55,6 +55,7 @@ __all__ = [
     "Ticket",
     "compiling",
     "computes_with",
+    "device_of",
     "gpu_here",
     "installed",
     "modules",
@@ -125,7 +126,13 @@ def open_engine(artifact: Artifact, *, runtime: str, device: str = "auto", optio
         raise InvalidFileError(
             f"{artifact.path} is a {artifact.kind}; {runtime} opens a {module.OPENS}.", "Give the engine it is for."
         )
+    return module.open(artifact, device=device_of(artifact, runtime, device), options=options)
+
+
+def device_of(artifact: Artifact, runtime: str, device: str) -> str:
+    """Where a runtime opens a file: the device that was asked for; for `auto`, its first here."""
+    module = modules()[runtime]
+    if device != "auto":
+        return device
     # A plan is looked at before the machine is: what cannot be trusted is refused for that reason.
-    devices = module.DEVICES if artifact.kind == "plan" else module.devices() if device == "auto" else ()
-    chosen = devices[0] if device == "auto" else device
-    return module.open(artifact, device=chosen, options=options)
+    return (module.DEVICES if artifact.kind == "plan" else module.devices())[0]

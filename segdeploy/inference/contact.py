@@ -45,7 +45,8 @@ class Sheet:
         """`colours`: of the classes of the network."""
         self._colours = colours
         self._lock = threading.Lock()
-        self._count = 0
+        self._count = 0  # of images that were offered to the sample
+        self._looked = 0  # of images whose shares are in the sum
         self._sum = np.zeros(len(colours))
         self._chance = random.Random(0)  # noqa: S311 - which images a page shows
         self._sample: dict[int, Card] = {}  # by place: threads end in any order
@@ -62,35 +63,101 @@ class Sheet:
 
     def look(self, name: str, areas: Sequence[int], photo: Photograph, class_map: NDArray[np.uint8]) -> None:
         """`class_map` (h, w), of any size: what the network drew of the photo. `areas`: the photo's pixels by class."""
-        shares = np.asarray(areas, float) / max(1, sum(areas))
+        shares = _shares(areas)
         with self._lock:
-            place, distance = self._place(shares)
+            place = self._sampled()
+            distance = self._distance(shares)
         if place is None and not distance:
             return
-        card = Card(name, shares, photo.width / photo.height, self._picture(photo, class_map))
+        self._show(_card(name, shares, photo, class_map, self._colours), place, distance)
+
+    def wish(self) -> "Wish":
+        """What would be shown of the next image, for a process that segments it elsewhere; `show` takes its answer."""
+        with self._lock:
+            return Wish(self._colours, self._sampled(), self._looked, tuple(self._mean()), self._least())
+
+    def show(self, wish: "Wish", areas: Sequence[int], card: Card | None) -> None:
+        """Count an image that was segmented elsewhere, and show its card where there is one."""
+        with self._lock:
+            distance = self._distance(_shares(areas))
+        if card is not None:
+            self._show(card, wish.place, distance)
+
+    def _show(self, card: Card, place: int | None, distance: float) -> None:
         with self._lock:
             if place is not None:
                 self._sample[place] = card
             if distance:
                 self._odd = sorted([*self._odd, (distance, card)], key=lambda each: -each[0])[:SHOWN]
 
-    def _place(self, shares: NDArray[np.float64]) -> tuple[int | None, float]:
-        """Its place in the sample, where it is chosen; and how unlike the rest it is, 0 where others are more so."""
-        mean = self._sum / max(1, self._count)
+    def _sampled(self) -> int | None:
+        """Its place in the sample, where it is chosen."""
         self._count += 1
-        self._sum += shares
         place = self._count - 1 if self._count <= SHOWN else self._chance.randrange(self._count)
-        distance = float(np.abs(shares - mean).sum()) if self._count > FEWEST else 0.0
-        if shares.max() > NEARLY_ALL and self._count > FEWEST and mean.max() < NEARLY_ALL:
-            distance += 2  # shares differ by 2 at most: what shows one class only comes first
-        is_odd = len(self._odd) < SHOWN or distance > self._odd[-1][0]
-        return (place if place < SHOWN else None), distance if is_odd else 0.0
+        return place if place < SHOWN else None
 
-    def _picture(self, photo: Photograph, class_map: NDArray[np.uint8]) -> bytes:
-        scale = min(1, LONGEST_SIDE / max(photo.height, photo.width))
-        height, width = (max(1, round(side * scale)) for side in (photo.height, photo.width))
-        small = images.to_photo_size(class_map, height=height, width=width)
-        return images.overlay_jpeg(photo.resized(height=height, width=width), small, self._colours, beside=True)
+    def _mean(self) -> NDArray[np.float64]:
+        return self._sum / max(1, self._looked)
+
+    def _least(self) -> float:
+        """How unlike the rest an image must be to be shown for that."""
+        return 0.0 if len(self._odd) < SHOWN else self._odd[-1][0]
+
+    def _distance(self, shares: NDArray[np.float64]) -> float:
+        """How unlike the rest it is, 0 where others are more so; it is one of the rest from then on."""
+        distance = _distance(shares, self._mean(), self._looked)
+        self._looked += 1
+        self._sum += shares
+        return distance if distance > self._least() else 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """What a page would show of an image, by the images that were segmented when it was begun.
+
+    `place`: its own in the sample, None where it is not chosen. `looked`: how many images `mean`, their shares, is of.
+    `least`: how unlike them it must be to be shown for that.
+    """
+
+    colours: images.Colours
+    place: int | None
+    looked: int
+    mean: tuple[float, ...]
+    least: float
+
+    def card(self, name: str, areas: Sequence[int], photo: Photograph, class_map: NDArray[np.uint8]) -> Card | None:
+        """The card, as `Sheet.look` would make it; None where the page does not show the image."""
+        shares = _shares(areas)
+        if self.place is None and _distance(shares, np.array(self.mean), self.looked) <= self.least:
+            return None
+        return _card(name, shares, photo, class_map, self.colours)
+
+
+def _shares(areas: Sequence[int]) -> NDArray[np.float64]:
+    return np.asarray(areas, float) / max(1, sum(areas))
+
+
+def _distance(shares: NDArray[np.float64], mean: NDArray[np.float64], looked: int) -> float:
+    """How far shares are from those of the images before; 0 for the first few."""
+    if looked < FEWEST:
+        return 0.0
+    distance = float(np.abs(shares - mean).sum())
+    # Shares differ by 2 at most: what shows one class only comes first.
+    return distance + 2 if shares.max() > NEARLY_ALL and mean.max() < NEARLY_ALL else distance
+
+
+def _card(
+    name: str,
+    shares: NDArray[np.float64],
+    photo: Photograph,
+    class_map: NDArray[np.uint8],
+    colours: images.Colours,
+) -> Card:
+    scale = min(1, LONGEST_SIDE / max(photo.height, photo.width))
+    height, width = (max(1, round(side * scale)) for side in (photo.height, photo.width))
+    small = images.to_photo_size(class_map, height=height, width=width)
+    picture = images.overlay_jpeg(photo.resized(height=height, width=width), small, colours, beside=True)
+    return Card(name, shares, photo.width / photo.height, picture)
 
 
 def page(report: Report, sheet: Sheet, spec: Spec) -> str:

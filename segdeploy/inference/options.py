@@ -54,6 +54,9 @@ class FolderOptions:
     `fit`: how photographs meet the network, as `Spec.fit` has it; None follows the network's own. `overlap`: of tiles,
     the pixels on each side on which a neighbour decides.
 
+    `ray`: actors of Ray make the images, `local` on this machine, else those of the cluster at that address, which see
+    the same files under the same names; `ray_actors` of them, by default one for each GPU or core.
+
     `decode`: `exact` decodes every pixel; `scaled` decodes large JPEGs at a half, a quarter or an eighth, with at
     least four times the pixels a side that the network takes.
 
@@ -70,6 +73,8 @@ class FolderOptions:
     verify: bool = False
     fail_fast: bool = False
     dry_run: bool = False
+    ray: str | None = None
+    ray_actors: int | None = None
     fit: Fit | None = None
     overlap: int | None = None
     decode: Literal["exact", "scaled"] = "exact"
@@ -81,6 +86,13 @@ class FolderOptions:
             Shard.parse(self.shard)
         if self.limit is not None and self.limit < 1:
             raise InvalidRequestError(f"a limit of {self.limit} images leaves none.", "Give 1 or more.")
+        if self.ray_actors is not None and (self.ray is None or self.ray_actors < 1):
+            raise InvalidRequestError(
+                f"{self.ray_actors} actors of Ray were asked for, and no Ray."
+                if self.ray is None
+                else f"{self.ray_actors} actors of Ray make nothing.",
+                "Give --ray local, or the address of a cluster, and 1 actor or more.",
+            )
         if self.decode not in {EXACT, SCALED}:
             raise InvalidRequestError(f"there is no decoding {self.decode!r}.", f"Choose {EXACT} or {SCALED}.")
         if not 0 <= self.opacity <= 1:

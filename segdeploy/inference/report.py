@@ -65,8 +65,8 @@ class Report:
     `left` those that are still to do: the run was stopped or limited, or only counted. `skipped`: files whose names are
     not those of images or that were excluded, and the masks and overlays that segdeploy wrote. `failed_before`: files
     that an earlier run could not read, and that are the same; they were not tried again. `seconds` is the time that
-    passed; `cores` are those this process may use. `shard`: `2/5`, None where all was one run; `kept`: the folder of
-    the journal and of this report. The fields of EngineUsed follow `outputs`.
+    passed; `cores` are those of this process, or of the actors of Ray. `shard`: `2/5`, None where all was one run;
+    `kept`: the folder of the journal and of this report. The fields of EngineUsed follow `outputs`.
     """
 
     schema: Literal[1] = SCHEMA
@@ -110,6 +110,7 @@ class Summary:
     failed_before: list[Failure] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    cores: int = dataclasses.field(default_factory=cores.usable)
     cpu_s: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
     other_s: float = 0.0  # CPU seconds of files that failed, or that were unchanged
 
@@ -136,7 +137,7 @@ class Summary:
             seconds=self.seconds,
             images_per_s=self.done / self.seconds if self.seconds else 0.0,
             cpu_ms_per_image=CpuTime(**each),
-            cores=cores.usable(),
+            cores=self.cores,
             interrupted=self.interrupted,
             shard=f"{self.shard.index}/{self.shard.count}" if self.shard.count > 1 else None,
             kept=journal.folder(self.out, self.shard),

@@ -73,9 +73,9 @@ class Resuming:
                     found[kind] = seen
         return found
 
-    def is_full(self) -> bool:
-        """Whether as many images were segmented as the limit allows."""
-        return self._options.limit is not None and self._begun >= self._options.limit
+    def is_full(self, at_work: int = 0) -> bool:
+        """Whether as many images were segmented as the limit allows, or will be by those at work elsewhere."""
+        return self._options.limit is not None and self._begun + at_work >= self._options.limit
 
     def may_segment(self) -> bool:
         """Whether the limit lets one more image be segmented; counts it. What cannot be read does not count."""

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -49,14 +49,21 @@ def run(
     its error. Ctrl-C ends it after the images at work; what is written stays. Raise InvalidRequestError where another
     process is writing there.
     """
+    return carried_out(task, lambda work, resuming: Job(engine, work, resuming, done), keep=keep)
+
+
+def carried_out(
+    task: Task, job_of: "Callable[[Work, Resuming], Job]", *, keep: "Callable[[Ended], None] | None"
+) -> Summary:
+    """What became of a task, whatever makes its images; raise as `run` does."""
     work = Work.of(task)
     with journal.opened(task.out, task.options.part) as opened, journal.others(task.out, task.options.part) as others:
         _make(work.places.values())
-        job = _Job(engine, work, Resuming(opened, others, work), done)
-        started, spent_before = time.monotonic(), time.process_time()
+        job = job_of(work, Resuming(opened, others, work))
+        started = time.monotonic()
         job.run()
         job.summary.seconds = time.monotonic() - started
-        job.summary.give_engine_the_rest(time.process_time() - spent_before)
+        job.summary.give_engine_the_rest(job.process_s)
         if job.fatal is not None:
             with contextlib.suppress(SegdeployError):  # what can be kept of a run that ended early
                 _keep(keep, job)
@@ -65,7 +72,7 @@ def run(
     return job.summary
 
 
-def _keep(keep: "Callable[[Ended], None] | None", job: "_Job") -> None:
+def _keep(keep: "Callable[[Ended], None] | None", job: "Job") -> None:
     if keep is not None:
         keep(Ended(job.summary, job.work, job.sheet))
 
@@ -74,7 +81,7 @@ def counted(task: Task, *, done: Callable[[], None]) -> Summary:
     """What `run` would find: how many images are unchanged, failed before, and are left to do. Nothing is written."""
     work = Work.of(task)
     with journal.only_read(task.journal_folder) as opened, journal.others(task.out, task.options.part) as others:
-        job = _Job(None, work, Resuming(opened, others, work), done)
+        job = Job(None, work, Resuming(opened, others, work), done)
         job.run()
     if job.fatal is not None:
         raise job.fatal
@@ -107,11 +114,30 @@ class _Drawn:
     areas: Sequence[int]
 
 
-class _Job:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What became of one image, for whoever keeps the journal; processes can send it.
+
+    `reasons`: of what could not be made. `read`: the file that was read, None where nothing is to be noted of it.
+    `failed`: why nobody can read it. `segmented`: whether it counts for the limit. `spent`: CPU seconds by step, and
+    `seconds` up to the note.
+    """
+
+    reasons: Sequence[str]
+    read: FileState | None = None
+    written: Mapping[str, FileState] = dataclasses.field(default_factory=dict)
+    areas: Sequence[int] = ()
+    failed: str | None = None
+    segmented: bool = False
+    seconds: float = 0.0
+    spent: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Job:
     """One run: the images that are not begun, and what became of the others. Without an engine, it only counts."""
 
     def __init__(self, engine: Engine | None, work: Work, resuming: Resuming, done: Callable[[], None]) -> None:
-        self.engine = engine
+        self.maker = None if engine is None else Maker(engine, work)
         self.work = work
         self.options = work.task.options
         self.resuming = resuming
@@ -127,12 +153,19 @@ class _Job:
         self.fatal: BaseException | None = None
         self._lock = threading.Lock()
         self._ended: list[None] = []
-        at_once = cores.usable() if engine is None or engine.concurrent else engine.in_flight
-        self._engine_lock = threading.Semaphore(at_once)
+        self._spent_before = time.process_time()
+
+    @property
+    def process_s(self) -> float:
+        """CPU seconds that the run took."""
+        return time.process_time() - self._spent_before
 
     def run(self) -> None:
         """Take sources on a worker for each core, until none is left, something fails for all, or Ctrl-C comes."""
-        workers = [threading.Thread(target=self._take) for _ in range(cores.usable())]
+        self.work_on([threading.Thread(target=self._guarded) for _ in range(cores.usable())])
+
+    def work_on(self, workers: Sequence[threading.Thread]) -> None:
+        """Start the workers and wait for them; after Ctrl-C, for the images at work."""
         try:
             for worker in workers:
                 worker.start()
@@ -150,79 +183,129 @@ class _Job:
         while len(self._ended) < sum(worker.ident is not None for worker in workers):
             time.sleep(POLL_S)
 
-    def _take(self) -> None:
-        """Take sources until none is left."""
+    def _guarded(self) -> None:
         try:
-            while not self.stop.is_set():
-                with self._lock:
-                    source = next(self.begun, None)
-                if source is None:
-                    return
-                self._one(source)
-                self.done()
+            self.take()
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self.fatal = error
             self.stop.set()
         finally:
             self._ended.append(None)
 
+    def take(self) -> None:
+        """What a worker does: take sources until none is left."""
+        while not self.stop.is_set():
+            with self._lock:
+                source = next(self.begun, None)
+            if source is None:
+                return
+            self._one(source)
+            self.done()
+
     def _one(self, source: Source) -> None:
-        clock = _Clock()
+        clock = Clock()
         target = self.work.task.target(source)
+        standing = self.missing(source, target, clock)
+        if standing is None or self.maker is None or self.resuming.is_full():
+            return
+        made = self.maker.made(
+            source, target, standing, clock, may_segment=self.resuming.may_segment, look=self.sheet.look
+        )
+        if made is not None:
+            self.take_in(source, target, made)
+
+    def missing(self, source: Source, target: str, clock: "Clock") -> Standing | None:
+        """Where an image stands; None where nothing is missing, which is counted."""
         standing = self.resuming.standing(source, target)
         clock.stop("read")
         if standing.missing:
-            if self.engine is not None and not self.resuming.is_full():
-                reasons = self._made(self.engine, source, target, standing, clock)
-                if reasons is not None:
-                    self._count(source, reasons, clock)
-            return
+            return standing
         with self._lock:
             self.summary.other_s += clock.total()
             if standing.failed is None:
                 self.summary.unchanged += 1
             else:
                 self.summary.failed_before.append(Failure(str(source.path), standing.failed))
+        return None
 
-    def _made(
-        self, engine: Engine, source: Source, target: str, standing: Standing, clock: "_Clock"
-    ) -> list[str] | None:
-        """Make what is missing and note it; the reasons of what could not be made, None where the limit is reached."""
-        if standing.taken_by is not None:
-            there = f"{shown(source.path)} would replace what was made of {shown(standing.taken_by)}"
-            return [f"{there}: give another --out; --again replaces it."]
-        read = FileState.of(source.path)
-        try:
-            photo = self._read(engine, source, read, standing.missing)
-            clock.stop("read")
-            if not self.resuming.may_segment():
-                return None
-            drawn = self._drawn(engine, photo, clock)
-        except (SegdeployError, MemoryError) as error:
-            reason = _reason(error, source.path)
-            if read is not None and _is_of_the_file(error) and read.is_still(source.path):
-                self.resuming.note(source, target, read, written={}, failed=reason, seconds=clock.total())
-            return [reason]
-        written = {} if standing.entry is None else dict(standing.entry.written)
-        reasons = self._write(standing, source, target, drawn.segmented, written)
-        clock.stop("write")
-        if read is not None and written:
-            self.resuming.note(source, target, read, written=written, areas=drawn.areas, seconds=clock.total())
-        self.sheet.look(str(source.path), drawn.areas, photo, drawn.class_map)
-        clock.stop("write")
-        return reasons
-
-    def _count(self, source: Source, reasons: Sequence[str], clock: "_Clock") -> None:
+    def take_in(self, source: Source, target: str, made: Made) -> None:
+        """Note and count what became of an image. Raise SegdeployError where that cannot be written."""
+        if made.read is not None:
+            self.resuming.note(
+                source,
+                target,
+                made.read,
+                written=made.written,
+                areas=made.areas,
+                failed=made.failed,
+                seconds=made.seconds,
+            )
         with self._lock:
-            if reasons:
-                self.summary.failed.append(Failure(str(source.path), " ".join(reasons)))
-                self.summary.other_s += clock.total()
+            if made.reasons:
+                self.summary.failed.append(Failure(str(source.path), " ".join(made.reasons)))
+                self.summary.other_s += sum(made.spent.values())
                 if self.options.fail_fast:
                     self.stop.set()
                 return
             self.summary.done += 1
-            for step, spent in clock.spent.items():
+            for step, spent in made.spent.items():
                 self.summary.cpu_s[step] += spent
+
+
+Look = Callable[[str, Sequence[int], Photograph, NDArray[np.uint8]], None]  # as `Sheet.look`
+
+
+class Maker:
+    """What makes the outputs of an image, in this process or in another; it serves several threads."""
+
+    def __init__(self, engine: Engine, work: Work) -> None:
+        self.engine = engine
+        self.work = work
+        self.options = work.task.options
+        self._engine_lock = threading.Semaphore(cores.usable() if engine.concurrent else engine.in_flight)
+
+    def made(
+        self,
+        source: Source,
+        target: str,
+        standing: Standing,
+        clock: "Clock",
+        *,
+        may_segment: Callable[[], bool],
+        look: Look,
+    ) -> Made | None:
+        """Make what is missing; None where the limit is reached. Raise SegdeployError where no image can be written."""
+        if standing.taken_by is not None:
+            there = f"{shown(source.path)} would replace what was made of {shown(standing.taken_by)}"
+            return Made(reasons=[f"{there}: give another --out; --again replaces it."], spent=clock.spent)
+        read = FileState.of(source.path)
+        try:
+            photo = self._read(self.engine, source, read, standing.missing)
+            clock.stop("read")
+            if not may_segment():
+                return None
+            drawn = self._drawn(self.engine, photo, clock)
+        except (SegdeployError, MemoryError) as error:
+            clock.stop("read")
+            reason = _reason(error, source.path)
+            is_noted = read is not None and _is_of_the_file(error) and read.is_still(source.path)
+            noted = read if is_noted else None
+            return Made(reasons=[reason], read=noted, failed=reason, seconds=clock.total(), spent=clock.spent)
+        written = {} if standing.entry is None else dict(standing.entry.written)
+        reasons = self._write(standing, source, target, drawn.segmented, written)
+        clock.stop("write")
+        seconds = clock.total()
+        look(str(source.path), drawn.areas, photo, drawn.class_map)
+        clock.stop("write")
+        return Made(
+            reasons=reasons,
+            read=read if written else None,
+            written=written,
+            areas=drawn.areas,
+            segmented=True,
+            seconds=seconds,
+            spent=clock.spent,
+        )
 
     def _read(self, engine: Engine, source: Source, read: FileState | None, kinds: Sequence[str]) -> Photograph:
         """The photograph of the very bytes whose digest was taken. Raise SegdeployError where it changed meanwhile."""
@@ -239,7 +322,7 @@ class _Job:
             )
         return photo
 
-    def _drawn(self, engine: Engine, photo: Photograph, clock: "_Clock") -> _Drawn:
+    def _drawn(self, engine: Engine, photo: Photograph, clock: "Clock") -> _Drawn:
         spec = engine.spec
 
         def classify(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -294,7 +377,7 @@ def _is_of_the_file(error: BaseException) -> bool:
     return isinstance(error, InvalidFileError) and not isinstance(refusal and refusal.__cause__, ImportError)
 
 
-class _Clock:
+class Clock:
     """CPU seconds of this thread, by step."""
 
     def __init__(self) -> None:

@@ -70,6 +70,21 @@ _again = options.together(
 )
 
 
+_ray = options.together(
+    click.option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Ray's actors make the images: on this machine, or on a cluster that sees the same files (extra: ray).",
+    ),
+    click.option(
+        "--ray-actors",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="How many, each with one engine. Default: one for each GPU, else for each core.",
+    ),
+)
+
+
 @click.command(short_help=__doc__)
 @click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt|-...")
 @options.model
@@ -86,6 +101,7 @@ _again = options.together(
     show_default=True,
     help="scaled: large JPEGs at a half, a quarter or an eighth of their size, which is faster.",
 )
+@_ray
 @options.as_json
 def infer(
     *,
