@@ -21,6 +21,7 @@ LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the to
 _BYTES_AT_ONCE = 2**24  # decoded at once
 _DEPTHS = {"uchar": (np.uint8, 255), "ushort": (np.uint16, 65535)}
 _COLOURS = {"srgb", "rgb", "rgb16", "b-w", "grey16"}
+_ORIENTATION = "orientation"  # of EXIF, as libvips calls it
 _GREY = 2  # bands, or fewer: grey, and alpha
 _SAVE_ANEW = "Save it anew as an RGB or grey image of 8 or 16 bits (TIFF, PNG or JPEG)."
 
@@ -98,7 +99,7 @@ class HugeImage:
         if image.format not in _DEPTHS or image.interpretation not in _COLOURS or image.bands > 4:  # noqa: PLR2004
             about = f"{image.bands} bands of {image.format}, {image.interpretation}"
             raise InvalidFileError(f"{name} cannot be read: its pixels are {about}.", _SAVE_ANEW)
-        if image.get_typeof("orientation") and image.get("orientation") > 1:
+        if image.get_typeof(_ORIENTATION) and image.get(_ORIENTATION) > 1:
             raise InvalidFileError(
                 f"{name} cannot be read: it lies on its side (EXIF), and is too large to be turned.",
                 "Save it upright.",

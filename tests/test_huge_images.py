@@ -17,7 +17,7 @@ pytest.importorskip("pyvips")
 HEIGHT, WIDTH = 301, 203
 
 
-def saved(path: Path, photo: Image.Image, **how: Any) -> Path:
+def saved(path: Path, photo: Image.Image, **how: Any) -> Path:  # noqa: ANN401 - of Pillow
     photo.save(path, **how)
     return path
 

@@ -83,6 +83,16 @@ _ray = options.together(
         help="How many, each with one engine. Default: one for each GPU, else for each core.",
     ),
 )
+_photos = options.together(
+    options.fit,
+    click.option(
+        "--decode",
+        type=click.Choice(["exact", "scaled"]),
+        default="exact",
+        show_default=True,
+        help="scaled: large JPEGs at a half, a quarter or an eighth of their size, which is faster.",
+    ),
+)
 
 
 @click.command(short_help=__doc__)
@@ -93,14 +103,7 @@ _ray = options.together(
 @_outputs
 @_which
 @_again
-@options.fit
-@click.option(
-    "--decode",
-    type=click.Choice(["exact", "scaled"]),
-    default="exact",
-    show_default=True,
-    help="scaled: large JPEGs at a half, a quarter or an eighth of their size, which is faster.",
-)
+@_photos
 @_ray
 @options.as_json
 def infer(

@@ -45,7 +45,7 @@ _machine = options.together(
 @options.data(required=True, help="Labelled folder: images/ and masks/, or any other layout of docs/data.md.")
 @options.variant
 @options.size(default="256x256", show_default=True, help="Network input.")
-@options.fit
+@options.trained_fit
 @_schedule
 @_machine
 @click.option("--out", default="checkpoints", show_default=True, type=options.FOLDER)
