@@ -36,7 +36,7 @@ from segdeploy import cores, fitting, images, metrics, workspace
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.engines._null import NullEngine
-from segdeploy.inference import run, sources
+from segdeploy.inference import maker, run, sources
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.source_list import SourceList
 from segdeploy.inference.work import Task
@@ -218,7 +218,7 @@ class _Contest:
         """Images a second if every core did nothing but these steps: each is timed by itself, on one thread."""
         spec = self.alone.spec
         height, width = fitting.network_size(spec)
-        least = None if decode == "exact" else (run.SCALED_AT_LEAST * height, run.SCALED_AT_LEAST * width)
+        least = None if decode == "exact" else (maker.SCALED_AT_LEAST * height, maker.SCALED_AT_LEAST * width)
         spent = 0.0
         for source in self.found:
             steps = _Steps()
@@ -276,7 +276,7 @@ def _scaled_row(engine: Engine, pictures: Sequence[Picture], large: Sequence[Pat
         masks = {}
         for decode, least in (
             ("exact", None),
-            ("scaled", (run.SCALED_AT_LEAST * height, run.SCALED_AT_LEAST * width)),
+            ("scaled", (maker.SCALED_AT_LEAST * height, maker.SCALED_AT_LEAST * width)),
         ):
             photo = images.opened_photograph(path, least=least)
             class_map = engine.classify(fitting.prepared(photo, spec)[None])[0]

@@ -77,7 +77,6 @@ def train(
     data: Folder,
     options: "TrainOptions | None" = None,
     size: tuple[int, int] = TRAINING_SIZE,
-    fit: Fit | None = None,
     variant: Mapping[str, Any] | None = None,
     out: File = workspace.CHECKPOINTS,
     ignore_index: int = 255,
@@ -89,8 +88,7 @@ def train(
 ) -> Path:
     """Train a network on a labelled folder, once it was checked; give the path of the best checkpoint.
 
-    `size` is (height, width) of the network's input, `fit` how images of another size meet it (`Spec`),
-    `variant` the options that the network is built with. `name` is
+    `size` is (height, width) of the network's input, `variant` the options that the network is built with. `name` is
     what the network is called from then on, and begins the names of the run's files in `out`; None is the model's.
     `force` lets warnings of the check pass; `checking` is its progress, `progress` that of the training. Raise
     InvalidRequestError where another process trains under that name in `out`.
@@ -110,7 +108,7 @@ def train(
     classes = layouts.classes_of(labelled, ignore_index=ignore_index)
     margin = models.build(model, len(classes.names), **variant).margin
     about = Spec(model, variant, classes.names, classes.colours, *size, ignore_index=ignore_index, margin=margin)
-    spec = fitting.with_fit(dataclasses.replace(about, name=name), fit)
+    spec = fitting.with_fit(dataclasses.replace(about, name=name), options.fit)
     shown = progress or SilentTraining()
     return loop.train(labelled, spec, options, Path(out), resume=resume, progress=shown, encoder=encoder)
 

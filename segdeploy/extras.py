@@ -16,6 +16,8 @@ BROUGHT_BY: Final = {  # the module that is imported: what its package is called
     "openvino": ("openvino", "openvino"),
     "pycuda": ("pycuda", "pycuda"),
     "pynvml": ("nvidia-ml-py", "bench"),
+    "pyvips": ("pyvips", "huge"),
+    "rasterio": ("rasterio", "geo"),
     "ray": ("ray", "ray"),
     "safetensors": ("safetensors", "train"),
     "tensorboard": ("tensorboard", "tensorboard"),

@@ -5,7 +5,7 @@ Training, evaluation, proof, timing and `infer` all take it from here. In words:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -163,24 +163,35 @@ def drawn(photo: UInt8 | Photograph, spec: Spec, classify: Classify) -> UInt8:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def strips(about: Plan, spec: Spec, photo: Rows, classify: Classify) -> Iterator[UInt8]:
+def strips(
+    about: Plan,
+    spec: Spec,
+    photo: Rows,
+    classify: Classify,
+    each: "Callable[[Callable[[Span], UInt8], Iterable[Span]], Iterable[UInt8]]" = map,
+) -> Iterator[UInt8]:
     """The class map of a fitted photograph (h, width) for each row of tiles, from the top down.
 
-    A tile of one colour is computed once: slides and sparse images are mostly empty.
+    A tile of one colour is computed once: slides and sparse images are mostly empty. `each`: `map`, or that of a pool
+    of threads, for the tiles of a row.
     """
     of_one_colour: dict[bytes, UInt8] = {}
+
+    def drawn_in(column: Span) -> UInt8:
+        image = _tile(about, spec, band, column)
+        colour = _only_colour(image) if about.tiles > 1 else None
+        class_map = None if colour is None else of_one_colour.get(colour)
+        if class_map is None:
+            class_map = classify(image[None])[0]
+            if colour is not None:
+                of_one_colour[colour] = class_map
+        return class_map[row.inside, column.inside]
+
     for row in about.rows:
         band = _band(about, spec, row, photo)
         strip = np.empty((row.last - row.first, about.width), np.uint8)
-        for column in about.columns:
-            image = _tile(about, spec, band, column)
-            colour = _only_colour(image) if about.tiles > 1 else None
-            class_map = None if colour is None else of_one_colour.get(colour)
-            if class_map is None:
-                class_map = classify(image[None])[0]
-                if colour is not None:
-                    of_one_colour[colour] = class_map
-            strip[:, column.first : column.last] = class_map[row.inside, column.inside]
+        for column, part in zip(about.columns, each(drawn_in, about.columns), strict=True):
+            strip[:, column.first : column.last] = part
         yield strip
 
 

@@ -1,9 +1,8 @@
 """Images too large for memory, read from the top down by libvips, which holds no more than a few rows of them."""
 
 import contextlib
-import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeAlias
@@ -32,10 +31,12 @@ def is_installed() -> bool:
 
 
 def _vips() -> ModuleType:
-    pyvips = importlib.import_module("pyvips")
+    import pyvips
+
     pyvips.block_untrusted_set(True)  # noqa: FBT003 - libvips' own: no loader that was never meant for strangers' files
     pyvips.cache_set_max(0)
-    return pyvips
+    found: ModuleType = pyvips
+    return found
 
 
 class HugeImage:
@@ -61,6 +62,8 @@ class HugeImage:
         self.height, self.width = int(self._image.height), int(self._image.width)
         self._kept = np.empty((0, self.width, 3), np.uint8)
         self._first = 0  # the row that `_kept` begins with
+        # Given all rows once: where they begin, and (h, width, 3).
+        self.watched_by: Callable[[int, UInt8], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,17 +85,20 @@ class HugeImage:
         return self._decoded(0, self.height)
 
     def _decoded(self, first: int, last: int) -> Iterator[UInt8]:
-        rows = max(1, _BYTES_AT_ONCE // (self.width * self._image.bands))
+        height = max(1, _BYTES_AT_ONCE // (self.width * self._image.bands))
         kind, largest = _DEPTHS[self._image.format]
-        for top in range(first, last, rows):
-            count = min(rows, last - top)
+        for top in range(first, last, height):
+            count = min(height, last - top)
             with self._refusing():
                 data = self._region.fetch(0, top, self.width, count)
             pixels = np.frombuffer(data, kind).reshape(count, self.width, -1)
             pixels = pixels[..., :1] if pixels.shape[2] <= _GREY else pixels[..., :3]
             if kind is np.uint16:
                 pixels = (pixels.astype(np.uint32) * 255 + largest // 2) // largest
-            yield np.broadcast_to(pixels, (count, self.width, 3)).astype(np.uint8)
+            rows = np.broadcast_to(pixels, (count, self.width, 3)).astype(np.uint8)
+            if self.watched_by is not None:
+                self.watched_by(top, rows)
+            yield rows
 
     def _require_usable(self) -> None:
         image, name = self._image, shown(self._path)

@@ -58,6 +58,10 @@ class RefusedError(Exception):
         self.remedy = remedy
 
 
+class TooLargeError(RefusedError):
+    """It has more pixels than are read at once."""
+
+
 def opened(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
     """Do as `Image.open`, without its warning from 89 megapixels on and with the plug-in's reason where it fails."""
     Image.init()
@@ -142,7 +146,7 @@ def _hear_libtiff() -> None:
 def _require_bounded(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise RefusedError(
+        raise TooLargeError(
             f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}", "Scale it down or cut it into tiles."
         )
 

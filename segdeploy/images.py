@@ -19,7 +19,16 @@ from PIL import ExifTags, Image, ImageFile
 
 from segdeploy import image_files, png
 from segdeploy.errors import InvalidFileError, InvalidRequestError
-from segdeploy.image_files import WIDE_MODES, RefusedError, arguments, load, opened, raw_mode, set_raw_modes
+from segdeploy.image_files import (
+    WIDE_MODES,
+    RefusedError,
+    TooLargeError,
+    arguments,
+    load,
+    opened,
+    raw_mode,
+    set_raw_modes,
+)
 from segdeploy.paths import shown
 from segdeploy.spec import MAX_CLASSES
 
@@ -101,13 +110,14 @@ def read(path: Path | str) -> UInt8:
     return opened_photograph(Path(path)).pixels
 
 
-def opened_photograph(path: Path, *, least: tuple[int, int] | None = None) -> Photograph:
+def opened_photograph(path: Path, *, least: tuple[int, int] | None = None, most: int | None = None) -> Photograph:
     """As `read`, decoded and not yet copied. Raise as `read` does.
 
+    `most`: of so many pixels; where there are more, the error's cause is a TooLargeError.
     `least`: a JPEG may be decoded at a half, a quarter or an eighth of its scale (libjpeg does that in the transform)
     as long as it keeps so many pixels, (height, width), of the upright photograph.
     """
-    return _decoded(path, lambda file, suffix: _photograph(file, suffix, path, least))
+    return _decoded(path, lambda file, suffix: _photograph(file, suffix, path, least, most))
 
 
 def to_rgb(photo: object) -> UInt8:
@@ -182,6 +192,11 @@ def mask_png(class_map: UInt8, colours: Colours) -> bytes:
     A tEXt chunk says that it is a mask, for `is_ours`.
     """
     return png.palette_png(class_map, _palette(colours), [("Software", _MASK)])
+
+
+def mask_writer(file: IO[bytes], height: int, width: int, colours: Colours) -> png.PaletteWriter:
+    """The same file, for a class map that comes in rows."""
+    return png.PaletteWriter(file, height, width, _palette(colours), [("Software", _MASK)])
 
 
 def overlay(photo: UInt8, class_map: UInt8, colours: Colours, *, opacity: float = 0.5) -> UInt8:
@@ -285,10 +300,14 @@ def _require_file(path: Path) -> None:
         raise InvalidFileError(f"{name} cannot be read: the file is empty.", "Bring the image again.")
 
 
-def _photograph(file: IO[bytes], suffix: str, path: Path, least: tuple[int, int] | None) -> Photograph:
+def _photograph(
+    file: IO[bytes], suffix: str, path: Path, least: tuple[int, int] | None, most: int | None
+) -> Photograph:
     image = opened(file, suffix)
     stored = raw_mode(image)
     size = image.size
+    if most is not None and size[0] * size[1] > most:
+        raise TooLargeError(f"it has more than {most:,} pixels", "Scale it down, or cut it into tiles.")
     if least is not None:
         _scale(image, least)
     load(image, file)

@@ -22,12 +22,12 @@ def palette_png(indices: NDArray[np.uint8], palette: NDArray[np.uint8], texts: S
     height, width = indices.shape
     writer = PaletteWriter(file, height, width, palette, texts)
     writer.write(indices)
-    writer.close()
+    writer.end()
     return file.getvalue()
 
 
 class PaletteWriter:
-    """The same, given from the top down, some rows at once; `close` ends it.
+    """The same, given from the top down, some rows at once; `end` after the last.
 
     Each row is stored as its difference to the one above, so what repeats downward is zeros, and compressed by runs.
     """
@@ -60,7 +60,7 @@ class PaletteWriter:
         if len(self._data) > _LONGEST_CHUNK:
             self._flush()
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._data += self._compressor.flush()
         self._flush()
         self._file.write(_chunk(b"IEND", b""))

@@ -36,6 +36,7 @@ class Asked:
 def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: Progress) -> Report:
     """As `api.infer` says; the report is also kept beside the journal."""
     kinds, names = outputs.require(asked.write), naming.require(asked.names)
+    outputs.require_installed(kinds)
     outputs.require_used(
         kinds, [name for name in ("opacity", "values") if getattr(folder, name) != getattr(FOLDER, name)]
     )

@@ -91,9 +91,9 @@ def test_training_validates_with_the_fit_that_the_checkpoint_says(
 
     size = (32, 32)
     for fit in ("letterbox", "tile"):
-        how = TrainOptions(Augmentation(crop=size), epochs=1, batch=2)
+        how = TrainOptions(Augmentation(crop=size), epochs=1, batch=2, fit=fit)
         variant = {"multiplier": 0.125}
-        best = segdeploy.train("unet", data=labelled, size=size, fit=fit, variant=variant, name=f"{fit}ed", options=how)
+        best = segdeploy.train("unet", data=labelled, size=size, variant=variant, name=f"{fit}ed", options=how)
         assert checkpoint.read(best).spec.fit == fit
         scores = segdeploy.evaluate(f"{fit}ed", data=labelled, engine="torch:fp32")
         assert (scores.fit, scores.own_fit) == (fit, fit)

@@ -150,15 +150,14 @@ _layout = click.option(
     callback=_keep_layout,
     help="How the labelled folder is laid out, such as cityscapes (docs/data.md). Default: it is recognised.",
 )
-trained_fit = click.option(
-    "--fit",
-    type=Names(_fits),
-    metavar="stretch|letterbox|tile|auto",
-    help="How images of another size meet the network: resized, resized with grey around, in tiles, or in tiles above "
-    "67 megapixels. Default: as it was trained, else stretch.",
-)
 fit = together(
-    trained_fit,
+    click.option(
+        "--fit",
+        type=Names(_fits),
+        metavar="stretch|letterbox|tile|auto",
+        help="How images of another size meet the network: resized, resized with grey around, in tiles, or in tiles "
+        "above 67 megapixels. Default: as it was trained, else stretch.",
+    ),
     click.option(
         "--overlap",
         type=click.IntRange(0),

@@ -1,4 +1,4 @@
-"""One engine in a process of its own, on any machine that sees the same files: it makes what `run.Maker` makes."""
+"""One engine in a process of its own, on any machine that sees the same files: it makes what `maker.Maker` makes."""
 
 import dataclasses
 import os
@@ -16,8 +16,9 @@ from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError, SegdeployError
 from segdeploy.images import Photograph
 from segdeploy.inference.contact import Card, Wish
+from segdeploy.inference.maker import Clock, Made, Maker
 from segdeploy.inference.resuming import Standing
-from segdeploy.inference.run import DRAWS, Clock, Made, Maker
+from segdeploy.inference.run import DRAWS
 from segdeploy.inference.source_list import Source, SourceList
 from segdeploy.inference.work import Task, Work
 from segdeploy.paths import shown
@@ -84,7 +85,7 @@ class Actor:
             if not _is_there(start):
                 return unseen(host, start.sign.parent)
             engine = start.opened()
-            self._maker = Maker(engine, Work.of(start.task))
+            self._maker = Maker(engine, Work.of(start.task), threading.Event())
         except SegdeployError as error:
             return error
         self._process_s()  # to open the engine is no part of an image

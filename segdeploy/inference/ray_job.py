@@ -17,9 +17,10 @@ from segdeploy.errors import MissingRuntimeError, SegdeployError
 from segdeploy.inference import ray_cluster
 from segdeploy.inference.actor import Answer, Ready, Start, unseen, without_sources
 from segdeploy.inference.contact import Sheet, Wish
+from segdeploy.inference.maker import Clock, Made
 from segdeploy.inference.ray_cluster import Member, Pool, Size
 from segdeploy.inference.resuming import Resuming, Standing
-from segdeploy.inference.run import Clock, Job, Made
+from segdeploy.inference.run import Job
 from segdeploy.inference.source_list import Source
 from segdeploy.inference.work import Work
 from segdeploy.paths import shown

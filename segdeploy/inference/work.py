@@ -1,9 +1,10 @@
 """What a run is to make, divided: which images, under which names, and what writes each kind of output."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from segdeploy import artifact, images
@@ -12,7 +13,18 @@ from segdeploy.inference import journal, naming
 from segdeploy.inference.journal import FileState
 from segdeploy.inference.naming import Place
 from segdeploy.inference.options import FOLDER, FolderOptions
-from segdeploy.inference.outputs import USUAL, Output, OutputOptions, Segmented, folder, load, made_as, require
+from segdeploy.inference.outputs import (
+    USUAL,
+    Huge,
+    Output,
+    OutputOptions,
+    RowWriter,
+    Segmented,
+    folder,
+    load,
+    made_as,
+    require,
+)
 from segdeploy.inference.report import Failure, OutputFolder
 from segdeploy.inference.source_list import Source, SourceList
 from segdeploy.inference.sources import require_spared
@@ -61,6 +73,16 @@ class Writer:
         return Place(self.kind.folder, self.output.SUFFIX)
 
     @property
+    def takes_rows(self) -> bool:
+        """Whether it makes a file of an image too large for memory."""
+        return hasattr(self.output, "rows")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether a smaller picture of such an image does."""
+        return bool(getattr(self.output, "SHRINKS", False))
+
+    @property
     def shows_photo(self) -> bool:
         return bool(getattr(self.output, "SHOWS_PHOTO", True))
 
@@ -70,20 +92,60 @@ class Writer:
         Raise InvalidRequestError where a file of that name is there that segdeploy did not write (`is_known`: the
         journal names it), InvalidFileError where the file is not there once it is written.
         """
+        path = self._free(target, is_known=is_known)
+        data = self.output.encode(segmented)
+        artifact.write_atomically(path, data)
+        return _state(path, hashlib.sha256(data).hexdigest(), len(data))
+
+    def _free(self, target: PurePath, *, is_known: bool) -> Path:
         path = self.place.file(target)
         is_there = os.path.isfile(path)  # noqa: PTH113 - False for a name that no file can have
         if is_there and not is_known and self.output.SUFFIX in _MARKED and not images.is_ours(path):
             raise InvalidRequestError(
                 f"{shown(path)} is there, and segdeploy did not write it.", "Give another --out, or move it away."
             )
-        data = self.output.encode(segmented)
-        artifact.write_atomically(path, data)
-        written = FileState.of(path, hashlib.sha256(data).hexdigest())
-        if written is None or written.size != len(data):
-            raise InvalidFileError(
-                f"{shown(path)} was taken away or written to at once.", "Run again when nobody else writes there."
-            )
-        return written
+        return path
+
+    @contextlib.contextmanager
+    def in_rows(self, target: PurePath, huge: Huge, *, is_known: bool) -> Iterator["Rows"]:
+        """The same for a class map that comes in rows; the state is there when the block has ended well."""
+        path = self._free(target, is_known=is_known)
+        with artifact.replacing(path) as temporary:
+            rows = Rows(self.output.rows(temporary, huge))  # type: ignore[attr-defined]
+            try:
+                yield rows
+                rows.writer.end()
+            finally:
+                rows.writer.close()
+            with temporary.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = temporary.stat().st_size
+        rows.state = _state(path, digest, size)
+
+
+@dataclasses.dataclass(slots=True)
+class Rows:
+    """A file that is written in rows, and its state once it is there."""
+
+    writer: RowWriter
+    state: FileState | None = None
+
+
+def require_still(source: Source, read: FileState | None) -> None:
+    """Raise InvalidRequestError where a file changed since its digest was taken."""
+    if read is not None and not read.is_still(source.path):
+        raise InvalidRequestError(
+            f"{shown(source.path)} changed while it was read.", "Run again when nobody writes to it."
+        )
+
+
+def _state(path: Path, sha256: str, size: int) -> FileState:
+    written = FileState.of(path, sha256)
+    if written is None or written.size != size:
+        raise InvalidFileError(
+            f"{shown(path)} was taken away or written to at once.", "Run again when nobody else writes there."
+        )
+    return written
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

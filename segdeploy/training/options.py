@@ -3,6 +3,7 @@
 import dataclasses
 
 from segdeploy.errors import InvalidRequestError
+from segdeploy.spec import Fit
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Augmentation:
 class TrainOptions:
     """How to train. `learning_rate` falls to zero by (1 - t/T)^0.9, t the number of steps done of T.
 
+    `fit`: how images of another size meet the network, as in `Spec`.
+
     `weights`: the file of an ImageNet classifier, torchvision's or semseg's, that the encoder begins with; it says
     depth and stem.
     """
@@ -38,6 +41,7 @@ class TrainOptions:
     workers: int = 0
     device: str = "cpu"
     weights: str | None = None
+    fit: Fit = "stretch"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

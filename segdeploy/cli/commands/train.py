@@ -45,7 +45,13 @@ _machine = options.together(
 @options.data(required=True, help="Labelled folder: images/ and masks/, or any other layout of docs/data.md.")
 @options.variant
 @options.size(default="256x256", show_default=True, help="Network input.")
-@options.trained_fit
+@click.option(
+    "--fit",
+    type=click.Choice(["stretch", "letterbox", "tile", "auto"]),
+    default="stretch",
+    show_default=True,
+    help="How images of another size meet the network (docs/folders.md).",
+)
 @_schedule
 @_machine
 @click.option("--out", default="checkpoints", show_default=True, type=options.FOLDER)

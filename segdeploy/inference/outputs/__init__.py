@@ -1,18 +1,19 @@
 """What `infer` writes: one public file for each kind, found by listing the folder (a leading underscore is no kind)."""
 
 import importlib
+import importlib.util
 import os
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from segdeploy import artifact
+from segdeploy import artifact, extras
 from segdeploy.errors import InvalidRequestError
-from segdeploy.inference.outputs._base import USUAL, Output, OutputOptions, Segmented
+from segdeploy.inference.outputs._base import USUAL, Huge, Output, OutputOptions, RowWriter, Segmented
 
-__all__ = ["USUAL", "Output", "OutputOptions", "Segmented", "folder", "folders", "load", "made_as", "names", "parse"]
-__all__ += ["require", "require_used"]
+__all__ = ["USUAL", "Huge", "Output", "OutputOptions", "RowWriter", "Segmented"]
+__all__ += ["folder", "folders", "load", "made_as", "names", "parse", "require", "require_installed", "require_used"]
 
 
 def names() -> list[str]:
@@ -30,6 +31,14 @@ def require(kinds: Iterable[str]) -> tuple[str, ...]:
         if kind not in known:
             raise InvalidRequestError(f"there is no output {kind!r}.", remedy)
     return wanted
+
+
+def require_installed(kinds: Iterable[str]) -> None:
+    """Raise MissingRuntimeError where a package that a kind needs is not here: before the work."""
+    for kind in kinds:
+        needed: str | None = getattr(load(kind), "NEEDS", None)
+        if needed is not None and importlib.util.find_spec(needed) is None:
+            raise extras.absent(needed)
 
 
 def parse(text: str) -> tuple[str, ...]:

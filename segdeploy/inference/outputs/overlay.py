@@ -6,6 +6,7 @@ from segdeploy.inference.outputs._base import Segmented
 SUFFIX = ".jpg"
 FOLDER_SUFFIX = "-overlays"
 OPTIONS = ("opacity",)
+SHRINKS = True
 
 
 def encode(segmented: Segmented) -> bytes:

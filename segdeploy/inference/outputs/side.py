@@ -5,6 +5,7 @@ from segdeploy.inference.outputs._base import Segmented
 
 SUFFIX = ".jpg"
 OPTIONS = ("opacity",)
+SHRINKS = True
 
 
 def encode(segmented: Segmented) -> bytes:
