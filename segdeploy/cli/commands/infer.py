@@ -159,6 +159,11 @@ def _end(report: "Report", *, as_json: bool) -> None:
         sys.exit(exit_codes.FAILED_IMAGES)
 
 
+def _rate(images_per_s: float) -> str:
+    """Of huge images, the other way round."""
+    return f"{images_per_s:.1f} images/s" if images_per_s >= 1 else f"{1 / images_per_s:.1f} s an image"
+
+
 def _lines(report: "Report") -> Iterator[str]:
     skipped = f"{report.skipped} skipped (no images, excluded, or written by segdeploy)"
     counts = [f"{report.done} done"]
@@ -173,7 +178,7 @@ def _lines(report: "Report") -> Iterator[str]:
         return
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
     engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
-    yield f"{engine}, {report.seconds:.1f} s, {report.images_per_s:.1f} images/s"
+    yield f"{engine}, {report.seconds:.1f} s, {_rate(report.images_per_s)}"
     yield from rendering.other_fit(report.fit, report.own_fit)
     split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
     yield f"CPU ms per image: {split}; {report.cores} cores"
