@@ -317,8 +317,8 @@ def test_a_file_that_changes_while_it_is_read_is_no_mask(
     """A camera that is still writing: the mask would be of neither the old photo nor the new one."""
     read = images.opened_photograph
 
-    def meanwhile(path: Path, *, least: tuple[int, int] | None) -> images.Photograph:
-        found = read(path, least=least)
+    def meanwhile(path: Path, *, least: tuple[int, int] | None = None, most: int | None = None) -> images.Photograph:
+        found = read(path, least=least, most=most)
         if path.name == "b.png":
             photographs(photos, "b.png", height=30, width=70)
         return found
@@ -530,8 +530,8 @@ def test_a_photo_that_is_gone_once_it_was_decoded_fails_alone(
     found, _ = sources.find(["photos"], leave_out=Path("masks"))
     read = images.opened_photograph
 
-    def meanwhile(path: Path, *, least: tuple[int, int] | None = None) -> images.Photograph:
-        photo = read(path, least=least)
+    def meanwhile(path: Path, *, least: tuple[int, int] | None = None, most: int | None = None) -> images.Photograph:
+        photo = read(path, least=least, most=most)
         if path.name == "a.jpg" and least is not None:
             path.unlink()
         return photo

@@ -25,7 +25,7 @@ _outputs = options.together(
         show_default=True,
         metavar="KIND[,KIND]...",
         help="What is written of each photo: mask, overlay, side (photo beside overlay), npy, rle (COCO's run "
-        "lengths), geojson, svg (polygons); all but masks into a folder beside OUT.",
+        "lengths), geojson, svg (polygons), tiff (GeoTIFF); all but masks into a folder beside OUT.",
     ),
     click.option(
         "--names",
