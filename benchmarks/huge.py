@@ -2,17 +2,16 @@
 
     python benchmarks/huge.py memory [--side 20000] [--work DIR]
     python benchmarks/huge.py sparse [--side 100000] [--work DIR]
-    python benchmarks/huge.py seams --images DIR
+    python benchmarks/huge.py seams
 
 `memory`: an image made of `examples/nuclei`, as tiled and striped TIFF, PNG and JPEG, by the packaged U-Net in int8,
 stretched and in tiles: the peak memory of each process, and its seconds. `sparse`: a tiled TIFF of which nearly all
 blocks are empty, in tiles. `seams`: of the packaged networks in PyTorch, the pixels in which the class map of an image
-in tiles is that of the whole image as one input, with several overlaps; `DIR` holds images of 1024x1024, whose sides
-all networks take. Each part replaces its own table.
+in tiles is that of the whole image as one input, with several overlaps, on images put together of `examples/nuclei`.
+Each part replaces its own table.
 """
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
@@ -34,7 +33,7 @@ HERE = Path(__file__).parent
 NETWORKS = ("segnet", "unet", "pspnet", "deeplabv3")
 SIDE = 1024  # of the images that are seen whole
 OVERLAPS = (0, 16, 32)
-MOST = 6  # images
+MOSAICS, PART = 6, 256  # images, and pixels a side of the packaged pieces that each is made of
 ENGINE = ("--model", "unet", "--engine", "ort:int8")
 
 
@@ -131,19 +130,27 @@ def _sparse(file: Path, side: int) -> None:
 # Seams
 
 
-def seams(folder: Path) -> dict[str, Any]:
+def seams() -> dict[str, Any]:
     """The share of pixels that agree, of each network with each overlap, and the worst image's."""
-    files = [*itertools.islice(filter(_is_whole, sorted(folder.iterdir())), MOST)]
-    if not files:
-        raise SystemExit(f"{folder} holds no image of {SIDE}x{SIDE}")
-    return {"images": len(files), "rows": [row for name in NETWORKS for row in _agreements(name, files)]}
+    photos = list(_mosaics())
+    return {"images": len(photos), "rows": [row for name in NETWORKS for row in _agreements(name, photos)]}
 
 
-def _is_whole(file: Path) -> bool:
-    return file.suffix in images.EXTENSIONS and images.read(file).shape[:2] == (SIDE, SIDE)
+def _mosaics() -> Iterator[NDArray[np.uint8]]:
+    """Images put together of the middles of packaged ones, in another order each."""
+    parts = [images.read(file) for file in workspace.packaged_images()]
+    middles = [_middle(part) for part in parts if min(part.shape[:2]) >= PART]
+    for seed in range(MOSAICS):
+        order = np.random.default_rng(seed).integers(0, len(middles), (SIDE // PART, SIDE // PART))
+        yield np.concatenate([np.concatenate([middles[index] for index in row], axis=1) for row in order])
 
 
-def _agreements(name: str, files: Sequence[Path]) -> list[dict[str, Any]]:
+def _middle(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    top, left = ((side - PART) // 2 for side in photo.shape[:2])
+    return photo[top : top + PART, left : left + PART]
+
+
+def _agreements(name: str, photos: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
     import torch
 
     network, spec = checkpoint.load(workspace.PACKAGED / f"{name}.safetensors")
@@ -155,15 +162,16 @@ def _agreements(name: str, files: Sequence[Path]) -> list[dict[str, Any]]:
         return drawn
 
     found: dict[int, list[float]] = {overlap: [] for overlap in OVERLAPS}
-    for file in files:
-        photo = images.read(file)
+    objects = []
+    for photo in photos:
         whole = classify(photo[None])[0]
+        objects.append(float(np.mean(whole > 0)))
         for overlap, agreements in found.items():
             tiled = fitting.drawn(photo, fitting.with_fit(spec, "tile", overlap), classify)
             agreements.append(float(np.mean(tiled == whole)))
-    size = f"{spec.height}x{spec.width}"
+    about = {"network": name, "tile": f"{spec.height}x{spec.width}", "objects": float(np.mean(objects))}
     return [
-        {"network": name, "tile": size, "overlap": overlap, "mean": float(np.mean(each)), "worst": min(each)}
+        {**about, "overlap": overlap, "mean": float(np.mean(each)), "worst": min(each)}
         for overlap, each in found.items()
     ]
 
@@ -195,17 +203,16 @@ def _sparse_lines(part: dict[str, Any]) -> Iterator[str]:
 def _seam_lines(part: dict[str, Any]) -> Iterator[str]:
     yield f"Tiles against the whole image as one input, on {part['images']} of {SIDE}x{SIDE}: pixels that agree in %."
     yield "PSPNet and DeepLabv3 pool over all they see: a tile is another image to them."
-    yield from ("", "| network | tile | overlap | mean | worst image |", "|---|---|---|---|---|")
+    yield from ("", "| network | objects, % | tile | overlap | mean | worst image |", "|---|---|---|---|---|---|")
     for row in part["rows"]:
         shares = f"{100 * row['mean']:.3f} | {100 * row['worst']:.3f}"
-        yield f"| {row['network']} | {row['tile']} | {row['overlap']} | {shares} |"
+        yield f"| {row['network']} | {100 * row['objects']:.1f} | {row['tile']} | {row['overlap']} | {shares} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["memory", "sparse", "seams"])
     parser.add_argument("--side", type=int)
-    parser.add_argument("--images", type=Path)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
     document = HERE / "huge.json"
@@ -214,7 +221,7 @@ def main() -> None:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         if given.part == "seams":
-            found["seams"] = seams(given.images or parser.error("seams needs --images DIR"))
+            found["seams"] = seams()
         else:
             part = memory if given.part == "memory" else sparse
             found[given.part] = part(given.side or (20_000 if given.part == "memory" else 100_000), work)

@@ -1,4 +1,4 @@
-"""A class map as a tiled GeoTIFF, written in rows: palette, overviews, coordinate system and place of the photograph."""
+"""A class map as a tiled GeoTIFF, written in rows: palette, overviews, and the photograph's place on the map."""
 
 import contextlib
 import functools
