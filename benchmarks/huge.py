@@ -51,7 +51,7 @@ def memory(side: int, work: Path) -> dict[str, Any]:
 def _files(folder: Path, side: int) -> list[Path]:
     import pyvips
 
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "tiled.tif": {"tile": True, "compression": "deflate", "bigtiff": True},
         "striped.tif": {"bigtiff": True},
         "large.png": {"compression": 1},

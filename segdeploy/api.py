@@ -334,8 +334,8 @@ def infer(
     What an earlier run made of the same files with the same engine is not made again: see `folder`.
 
     `write`: the kinds of output, `mask`, `overlay`, `side`, `npy`, `rle`, `geojson`, `svg`, `tiff`; masks go to
-    `out`, overlays to `out`-overlays, every other kind to `out`-KIND. `names`: `stem` calls the mask of `a/x.jpg` `a/x.png`, `full`
-    `a/x.jpg.png`; of two images that would share a name the first is done, each other fails.
+    `out`, overlays to `out`-overlays, every other kind to `out`-KIND. `names`: `stem` calls the mask of `a/x.jpg`
+    `a/x.png`, `full` `a/x.jpg.png`; of two images that would share a name the first is done, each other fails.
     """
     from segdeploy import segmenting
     from segdeploy.inference.options import FOLDER

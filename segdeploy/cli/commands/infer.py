@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from segdeploy.inference.report import Report
 
 ORDER = 100
+_STEPS = {  # what it is, and what would shorten it
+    "read": "reading: --decode scaled, or smaller files.",
+    "resize": "resizing: --decode scaled, or smaller files.",
+    "engine": "the engine: a lower precision (segdeploy bench), a GPU, or more cores.",
+    "write": "writing: fewer kinds after --write, or more cores.",
+}
 
 _outputs = options.together(
     click.option("--out", default="masks", show_default=True, type=options.FOLDER, help="Where the masks go."),
@@ -159,6 +165,14 @@ def _end(report: "Report", *, as_json: bool) -> None:
         sys.exit(exit_codes.FAILED_IMAGES)
 
 
+def _held_back(report: "Report") -> str:
+    """Which step took most of the time, and what would shorten it."""
+    spent = {step: ms or 0.0 for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items()}
+    most, total = max(spent, key=lambda step: spent[step]), sum(spent.values())
+    share = f"Most of it ({spent[most] / total:.0%})" if total else "Most of it"
+    return f"{share} is {_STEPS[most]}"
+
+
 def _rate(images_per_s: float) -> str:
     """Of huge images, the other way round."""
     return f"{images_per_s:.1f} images/s" if images_per_s >= 1 else f"{1 / images_per_s:.1f} s an image"
@@ -181,7 +195,7 @@ def _lines(report: "Report") -> Iterator[str]:
     yield f"{engine}, {report.seconds:.1f} s, {_rate(report.images_per_s)}"
     yield from rendering.other_fit(report.fit, report.own_fit)
     split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
-    yield f"CPU ms per image: {split}; {report.cores} cores"
+    yield f"CPU ms per image: {split}; {report.cores} cores. {_held_back(report)}"
 
 
 COMMAND = infer
