@@ -342,7 +342,7 @@ def infer(
 
     asked = segmenting.Asked(
         inputs=[os.fspath(each) for each in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
-        out=Path(out),
+        out=os.fspath(out),
         model=_text(model),
         engine=engine,
         device=device,

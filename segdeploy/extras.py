@@ -13,6 +13,7 @@ BROUGHT_BY: Final = {  # the module that is imported: what its package is called
     "onnx": ("onnx", "train"),
     "onnxruntime": ("onnxruntime", "cpu"),
     "onnxscript": ("onnxscript", "train"),
+    "obstore": ("obstore", "stores"),
     "openvino": ("openvino", "openvino"),
     "pycuda": ("pycuda", "pycuda"),
     "pynvml": ("nvidia-ml-py", "bench"),

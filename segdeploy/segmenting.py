@@ -9,12 +9,14 @@ from segdeploy import admission, artifact, engines, fitting, making
 from segdeploy.data import layouts
 from segdeploy.engines import Engine, EngineFile, RunOptions
 from segdeploy.errors import InvalidRequestError
-from segdeploy.inference import naming, outputs, ray_cluster, reports, run, sources
+from segdeploy.inference import naming, outputs, ray_cluster, reports, run, sources, store_run, stores
 from segdeploy.inference.options import FOLDER, ORIGINAL, SCALED, FolderOptions
 from segdeploy.inference.outputs import OutputOptions
 from segdeploy.inference.ray_job import RayJob
 from segdeploy.inference.report import EngineUsed, Report
 from segdeploy.inference.resuming import Resuming
+from segdeploy.inference.source_list import SourceList
+from segdeploy.inference.store_run import Mirror, StoreJob, StoreResuming
 from segdeploy.inference.work import Task, Work
 from segdeploy.progress import Progress, silent
 from segdeploy.spec import Precision, Spec
@@ -25,7 +27,7 @@ class Asked:
     """What a user asks for: images, where their outputs go, and the engine, as `api.infer` takes them."""
 
     inputs: Sequence[str]
-    out: Path
+    out: str
     model: str | None
     engine: str
     device: str
@@ -35,25 +37,23 @@ class Asked:
 
 def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: Progress) -> Report:
     """As `api.infer` says; the report is also kept beside the journal."""
-    kinds, names = outputs.require(asked.write), naming.require(asked.names)
+    kinds, _ = outputs.require(asked.write), naming.require(asked.names)
     outputs.require_installed(kinds)
     outputs.require_used(
         kinds, [name for name in ("opacity", "values") if getattr(folder, name) != getattr(FOLDER, name)]
     )
     if folder.ray is not None:
         ray_cluster.require_installed()  # before the work
-    images, skipped = sources.find(asked.inputs, leave_out=asked.out, include=folder.include, exclude=folder.exclude)
+    if stores.is_url(asked.out) or any(map(stores.is_url, asked.inputs)):
+        store_run.require(asked.inputs, asked.out, folder)
+        with store_run.mirrored(asked.out) as mirror:
+            return _of_stores(asked, mirror, running, folder, progress)
+    images, skipped = sources.find(
+        asked.inputs, leave_out=Path(asked.out), include=folder.include, exclude=folder.exclude
+    )
     found = making.find(asked.model, asked.engine, asked.device, progress)
     spec = _fitted(found, folder)
-    task = Task(
-        sources=images,
-        out=asked.out,
-        made_with=_drawn_by(found, spec, folder),
-        outputs=kinds,
-        names=names,
-        options=folder,
-        output_options=_output_options(folder, found.file.spec),
-    )
+    task = _task(asked, images, found, spec, folder)
     if folder.dry_run:
         with progress("Counting", len(images)) as done:
             return run.counted(task, done=done).report(_used(found, spec, found.device, None), skipped=skipped)
@@ -70,6 +70,51 @@ def segment(asked: Asked, running: RunOptions, folder: FolderOptions, progress: 
             reports.keep(ended.summary.report(used, skipped=skipped), ended, found.file.spec)
 
         return run.run(engine, task, done=done, keep=keep).report(used, skipped=skipped)
+
+
+def _task(asked: Asked, images: SourceList, found: EngineFile, spec: Spec, folder: FolderOptions) -> Task:
+    return Task(
+        sources=images,
+        out=Path(asked.out),
+        made_with=_drawn_by(found, spec, folder),
+        outputs=outputs.require(asked.write),
+        names=asked.names,
+        options=folder,
+        output_options=_output_options(folder, found.file.spec),
+    )
+
+
+def _of_stores(asked: Asked, mirror: Mirror, running: RunOptions, folder: FolderOptions, progress: Progress) -> Report:
+    """The same run from store to store."""
+    images, skipped = store_run.find(mirror, asked.inputs, folder)
+    found = making.find(asked.model, asked.engine, asked.device, progress)
+    spec = _fitted(found, folder)
+    task = dataclasses.replace(_task(asked, images, found, spec, folder), out=mirror.out)
+    resuming_of = functools.partial(StoreResuming, mirror)
+    if folder.dry_run:
+        with progress("Counting", len(images)) as done:
+            summary = run.counted(task, done=done, resuming_of=resuming_of)
+        return mirror.report(summary.report(_used(found, spec, found.device, None), skipped=skipped))
+    with (
+        store_run.locked(mirror, folder) as lock,
+        _opened(found, spec, _shared(found, running), progress) as engine,
+        progress("Segmenting", len(images)) as done,
+    ):
+        used = _used(found, spec, engine.device, engine.delivered)
+        jobs: list[StoreJob] = []
+
+        def job_of(work: Work, resuming: Resuming) -> StoreJob:
+            store_run.require_spared(mirror, work)
+            jobs.append(StoreJob(engine, mirror, lock, work=work, resuming=resuming, done=done))
+            return jobs[0]
+
+        def keep(ended: run.Ended) -> None:
+            report = mirror.report(ended.summary.report(used, skipped=skipped))
+            reports.keep(report, ended, spec)
+            jobs[0].put_reports()
+
+        summary = run.carried_out(task, job_of, keep=keep, resuming_of=resuming_of)
+        return mirror.report(summary.report(used, skipped=skipped))
 
 
 def _fitted(found: EngineFile, folder: FolderOptions) -> Spec:

@@ -28,13 +28,17 @@ _SPARE_LINES = 1000  # replaced lines that a journal may hold besides as many as
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileState:
-    """A file as it was when it was read or written; times in nanoseconds."""
+    """A file as it was when it was read or written; times in nanoseconds.
+
+    An object of a store has no inode and no times, but an ETag.
+    """
 
     sha256: str
     size: int
     inode: int
     ctime_ns: int
     mtime_ns: int
+    etag: str = ""
 
     @classmethod
     def of(cls, path: Path, sha256: str | None = None) -> "FileState | None":
@@ -49,9 +53,9 @@ class FileState:
             return None
         return cls(found, facts.st_size, facts.st_ino, facts.st_ctime_ns, facts.st_mtime_ns)
 
-    def row(self) -> tuple[str, int, int, int, int]:
-        """Its fields in their order; a journal holds two of these a line."""
-        return self.sha256, self.size, self.inode, self.ctime_ns, self.mtime_ns
+    def row(self) -> tuple[str | int, ...]:
+        """Its fields in their order; a journal holds two of these a line. The ETag is there where it is one."""
+        return (self.sha256, self.size, self.inode, self.ctime_ns, self.mtime_ns) + (self.etag,) * bool(self.etag)
 
     def now(self, path: Path, *, verify: bool = False) -> "FileState | None":
         """The state of a file that still has these bytes; None where it has not, or is gone.
@@ -142,7 +146,7 @@ _STATE = [field.name for field in dataclasses.fields(FileState)]
 def _states(rows: Any) -> Any:  # noqa: ANN401 - of a JSON document: a row, or rows by kind
     if isinstance(rows, dict):
         return {kind: _states(row) for kind, row in rows.items()}
-    return dict(zip(_STATE, rows, strict=True))
+    return dict(zip(_STATE[: max(len(rows), len(_STATE) - 1)], rows, strict=True))
 
 
 class Journal:

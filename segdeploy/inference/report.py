@@ -36,7 +36,7 @@ class OutputFolder:
     """A kind of output that was asked for, and the folder of its files."""
 
     kind: str
-    folder: Path
+    folder: Path | str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,8 @@ class Report:
     cores: int
     interrupted: bool
     shard: str | None
-    kept: Path
-    out: Path
+    kept: Path | str
+    out: Path | str
     outputs: tuple[OutputFolder, ...]
     model: str
     runtime: str

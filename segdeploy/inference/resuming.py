@@ -45,8 +45,8 @@ class Resuming:
         everything = Standing(tuple(self._places), ours=() if entry is None else tuple(entry.written))
         if entry is None or self._options.again:
             return everything
-        seen = entry.input.now(source.path, verify=self._options.verify)
-        if seen is None and _is_of_another(entry, source):
+        seen = self.now(entry.input, source.path)
+        if seen is None and self.is_of_another(entry, source):
             return dataclasses.replace(everything, taken_by=entry.source)
         if seen is None or entry.made_with != self._made_with:
             return everything
@@ -59,6 +59,22 @@ class Resuming:
             self._journal.add(now)
         return Standing(missing, now, ours=tuple(entry.written))
 
+    def now(self, state: FileState, path: Path) -> FileState | None:
+        """The state of a file that still has the bytes of before; None where it has not, or is gone."""
+        return state.now(path, verify=self._options.verify)
+
+    def name(self, source: Source) -> str:
+        """What the journal calls it."""
+        return str(source.path)
+
+    def is_of_another(self, entry: Entry, source: Source) -> bool:
+        """Whether what lies there was made of another photo than this one, and that one is still where it was."""
+        other = Path(entry.source)
+        try:
+            return entry.failed is None and other.is_file() and not other.samefile(source.path)
+        except (OSError, ValueError):
+            return False
+
     def _of_others(self, target: str) -> Entry | None:
         return next(filter(None, (other.get(target) for other in self._others)), None)
 
@@ -68,7 +84,7 @@ class Resuming:
         for kind, place in self._places.items():
             is_same = entry.made_as.get(kind, "") == self._made_as[kind]
             if is_same and (state := entry.written.get(kind)) is not None:
-                seen = state.now(place.file(PurePath(target)), verify=self._options.verify)
+                seen = self.now(state, place.file(PurePath(target)))
                 if seen is not None:
                     found[kind] = seen
         return found
@@ -100,7 +116,7 @@ class Resuming:
         self._journal.add(
             Entry(
                 target=target,
-                source=str(source.path),
+                source=self.name(source),
                 input=read,
                 made_with=self._made_with,
                 written=written,
@@ -117,12 +133,3 @@ class Resuming:
         kept = [] if before is None else [kind for kind, state in written.items() if before.written.get(kind) == state]
         found = {**self._made_as, **{kind: before.made_as.get(kind, "") for kind in kept if before is not None}}
         return {kind: found[kind] for kind in written if found[kind]}
-
-
-def _is_of_another(entry: Entry, source: Source) -> bool:
-    """Whether what lies there was made of another photo than this one, and that one is still where it was."""
-    other = Path(entry.source)
-    try:
-        return entry.failed is None and other.is_file() and not other.samefile(source.path)
-    except (OSError, ValueError):
-        return False

@@ -11,7 +11,7 @@ from segdeploy.engines import Engine
 from segdeploy.errors import SegdeployError
 from segdeploy.inference import journal
 from segdeploy.inference.contact import Sheet
-from segdeploy.inference.journal import Entry
+from segdeploy.inference.journal import Entry, Journal
 from segdeploy.inference.maker import Clock, Made, Maker
 from segdeploy.inference.naming import Place
 from segdeploy.inference.report import Failure, Summary
@@ -20,6 +20,7 @@ from segdeploy.inference.source_list import Source
 from segdeploy.inference.work import Task, Work
 
 POLL_S = 0.01
+ResumingOf = Callable[[Journal, Sequence[Journal], Work], Resuming]
 # Of how pixels are read, resized and drawn: raised where a mask of the same engine would become another, so that a
 # newer segdeploy makes it again.
 DRAWS = 1
@@ -41,13 +42,17 @@ def run(
 
 
 def carried_out(
-    task: Task, job_of: "Callable[[Work, Resuming], Job]", *, keep: "Callable[[Ended], None] | None"
+    task: Task,
+    job_of: "Callable[[Work, Resuming], Job]",
+    *,
+    keep: "Callable[[Ended], None] | None",
+    resuming_of: ResumingOf = Resuming,
 ) -> Summary:
     """What became of a task, whatever makes its images; raise as `run` does."""
     work = Work.of(task)
     with journal.opened(task.out, task.options.part) as opened, journal.others(task.out, task.options.part) as others:
         _make(work.places.values())
-        job = job_of(work, Resuming(opened, others, work))
+        job = job_of(work, resuming_of(opened, others, work))
         started = time.monotonic()
         job.run()
         job.summary.seconds = time.monotonic() - started
@@ -65,11 +70,11 @@ def _keep(keep: "Callable[[Ended], None] | None", job: "Job") -> None:
         keep(Ended(job.summary, job.work, job.sheet))
 
 
-def counted(task: Task, *, done: Callable[[], None]) -> Summary:
+def counted(task: Task, *, done: Callable[[], None], resuming_of: ResumingOf = Resuming) -> Summary:
     """What `run` would find: how many images are unchanged, failed before, and are left to do. Nothing is written."""
     work = Work.of(task)
     with journal.only_read(task.journal_folder) as opened, journal.others(task.out, task.options.part) as others:
-        job = Job(None, work, Resuming(opened, others, work), done)
+        job = Job(None, work, resuming_of(opened, others, work), done)
         job.run()
     if job.fatal is not None:
         raise job.fatal
@@ -159,20 +164,26 @@ class Job:
                 source = next(self.begun, None)
             if source is None:
                 return
-            self._one(source)
+            self.one(source)
             self.done()
 
-    def _one(self, source: Source) -> None:
+    def one(self, source: Source) -> None:
+        """What is missing of an image is made and noted."""
         clock = Clock()
         target = self.work.task.target(source)
         standing = self.missing(source, target, clock)
         if standing is None or self.maker is None or self.resuming.is_full():
             return
-        made = self.maker.made(
-            source, target, standing, clock, may_segment=self.resuming.may_segment, look=self.sheet.look
-        )
+        made = self.make(source, target, standing, clock)
         if made is not None:
             self.take_in(source, target, made)
+
+    def make(self, source: Source, target: str, standing: Standing, clock: "Clock") -> Made | None:
+        """What is missing of an image; None where the limit is reached."""
+        if self.maker is None:
+            raise ValueError("a job without an engine counts")
+        may = self.resuming.may_segment
+        return self.maker.made(source, target, standing, clock, may_segment=may, look=self.sheet.look)
 
     def missing(self, source: Source, target: str, clock: "Clock") -> Standing | None:
         """Where an image stands; None where nothing is missing, which is counted."""

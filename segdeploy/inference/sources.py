@@ -39,7 +39,7 @@ def find(
     may_repeat = len(inputs) > 1 or not Path(inputs[0]).is_dir()  # one folder names each file once
     for source, is_listed in _each(inputs, apart):
         is_image = is_listed or PurePath(source.relative).suffix.lower() in images.EXTENSIONS
-        if not is_image or not _is_wanted(source, include, exclude):
+        if not is_image or not is_wanted(source, include, exclude):
             skipped += 1
         elif images.is_ours(source.path):
             ours += 1
@@ -71,7 +71,7 @@ def _digest(source: Source) -> bytes:
     return hashlib.blake2b(os.fsencode(os.path.abspath(source.path)), digest_size=16).digest()  # noqa: PTH100
 
 
-def _is_wanted(source: Source, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def is_wanted(source: Source, include: Sequence[str], exclude: Sequence[str]) -> bool:
     """Whether a pattern to include fits (or there is none), and none to exclude."""
     return (not include or _fits(source.relative, include)) and not _fits(source.relative, exclude)
 

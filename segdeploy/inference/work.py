@@ -70,7 +70,7 @@ class Writer:
 
     @property
     def place(self) -> Place:
-        return Place(self.kind.folder, self.output.SUFFIX)
+        return Place(Path(self.kind.folder), self.output.SUFFIX)
 
     @property
     def takes_rows(self) -> bool:

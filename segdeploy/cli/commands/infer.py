@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +22,13 @@ _STEPS = {  # what it is, and what would shorten it
 }
 
 _outputs = options.together(
-    click.option("--out", default="masks", show_default=True, type=options.FOLDER, help="Where the masks go."),
+    click.option(
+        "--out",
+        default="masks",
+        show_default=True,
+        type=click.Path(file_okay=False),
+        help="Where the masks go; s3://, gs:// or az:// where the photos are there too (extra: stores).",
+    ),
     click.option(
         "--write",
         "kinds",
@@ -102,7 +107,7 @@ _photos = options.together(
 
 
 @click.command(short_help=__doc__)
-@click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt|-...")
+@click.argument("inputs", nargs=-1, required=True, metavar="FOLDER|IMAGE|GLOB|LIST.txt|URL|-...")
 @options.model
 @options.engine
 @options.running
@@ -120,7 +125,7 @@ def infer(
     device: str,
     cuda: str | None,
     cuda_graphs: bool,
-    out: Path,
+    out: str,
     kinds: str,
     names: str,
     overlay: bool,
@@ -187,7 +192,8 @@ def _lines(report: "Report") -> Iterator[str]:
     counts += [f"{len(report.failed_before)} failed before"] * bool(report.failed_before)
     yield f"{', '.join(counts)}, {skipped}; masks in {shown(report.out)}"
     if report.failed_before:
-        yield f"What failed before are the same files: {shown(report.kept / 'failed.jsonl')}; --retry-failed tries them"
+        listed = shown(f"{report.kept}/failed.jsonl")
+        yield f"What failed before are the same files: {listed}; --retry-failed tries them"
     if not report.done:
         return
     untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
