@@ -13,7 +13,7 @@ ROOT = Path(segdeploy.__file__).parent
 MEDIAN_LINES, MOST_LINES, MOST = 10, 35, 0.9
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 450, 12
 RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx cuda pycuda ray"
-FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard jinja2 ray"
+FRAMEWORKS = f"{RUNTIMES} torch onnx onnxscript safetensors tensorboard jinja2 obstore"
 WITHOUT_FRAMEWORKS = (
     "api artifact benchmarking checkpoints.checkpoint checkpoints.foreign cli data.layouts diagnosis engines "
     "engines.ort engines.ov engines.pytorch engines.trt engines.trt_rtx images inference.ray_job inference.run "
@@ -42,6 +42,7 @@ FOREIGN_FORMATS = {
     "image_files.py": "what Pillow knows of formats",
     "images.py": "what Pillow keeps of an image",
     "inference/ray_cluster.py": "what Ray says of the machines of a cluster",
+    "inference/stores.py": "what obstore says of an object",
     "torch_modules/archives.py": "what torch.export keeps of a node",
     "torch_modules/exporting.py": "what torch.export keeps of a node, and Python of a frame",
     "torch_modules/folders.py": "the configuration that transformers writes",
