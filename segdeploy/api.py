@@ -331,7 +331,8 @@ def infer(
 ) -> "Report":
     """Masks for every image below the inputs; the report says what was done, skipped and failed, and why.
 
-    What an earlier run made of the same files with the same engine is not made again: see `folder`.
+    What an earlier run made of the same files with the same engine is not made again: see `folder`. Inputs and `out`
+    may be URLs of object stores, such as `s3://bucket/photos`.
 
     `write`: the kinds of output, `mask`, `overlay`, `side`, `npy`, `rle`, `geojson`, `svg`, `tiff`; masks go to
     `out`, overlays to `out`-overlays, every other kind to `out`-KIND. `names`: `stem` calls the mask of `a/x.jpg`

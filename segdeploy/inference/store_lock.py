@@ -14,6 +14,7 @@ from segdeploy.inference.stores import GoneError, Prefix, TakenError, Version
 
 RENEWED_S = 10.0
 STALE_S = 60.0  # without renewal
+WATCHED_S = 0.5
 log = logging.getLogger("segdeploy")
 
 
@@ -79,25 +80,23 @@ def _taken(prefix: Prefix, name: str) -> Version:
 def _require_dead(prefix: Prefix, name: str) -> Version | None:
     """The version of a lock whose run has ended, None where it is gone; raise InvalidRequestError where it lives.
 
-    A run on this machine lives while its process does; of another it takes a minute to tell.
+    A process of this machine that is gone has ended; all others are watched, until they renew the lock or do not.
     """
     try:
         data, version = prefix.read(name)
     except GoneError:
         return None
     host, process, since = _parsed(data)
-    if host == socket.gethostname():
-        if not _is_alive(process):
+    if host == socket.gethostname() and not _is_alive(process):
+        return version
+    log.warning("A run on %s may be writing into %s; waiting up to %g s.", host, prefix.url, STALE_S)
+    until = time.monotonic() + STALE_S
+    while (now := prefix.version(name)) == version:
+        if time.monotonic() > until:
             return version
-    else:
-        log.warning("A run on %s may be writing into %s; waiting up to %g s.", host, prefix.url, STALE_S)
-        until = time.monotonic() + STALE_S
-        while (now := prefix.version(name)) == version:
-            if time.monotonic() > until:
-                return version
-            time.sleep(1.0)
-        if now is None:
-            return None
+        time.sleep(WATCHED_S)
+    if now is None:
+        return None
     raise InvalidRequestError(
         f"another run writes into {prefix.url}: process {process} on {host}, since {since}.",
         f"Wait for it, or give this run another --out or --shard. Its lock is {prefix.url_of(name)}.",

@@ -35,6 +35,12 @@ def refuted() -> Engine:
     raise GateFailedError("this engine draws other masks here.", "Export it again.")
 
 
+def with_one_gpu() -> Engine:
+    if os.environ["CUDA_VISIBLE_DEVICES"] != "0":
+        raise GateFailedError("Ray gave this actor no GPU.", "Ask for one.")
+    return NullEngine(SPEC)
+
+
 def elsewhere() -> Engine:
     """On a machine that has another folder of photographs under that name."""
     os.chdir(Path("/"))

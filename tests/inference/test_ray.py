@@ -36,7 +36,7 @@ pytestmark = pytest.mark.xdist_group("ray")  # one Ray at a time: each takes a s
 MANY, KILLS = 40, 2
 CLUSTER = """
 import sys, ray
-ray.init("local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 ray.shutdown()
@@ -219,13 +219,13 @@ def test_fail_fast_stops_actors_too() -> None:
     assert report.left > 20
 
 
-def made(opened: Callable[[], Engine], how: FolderOptions = FOLDER) -> Summary:
-    """What two actors with such engines make of photos."""
+def made(opened: Callable[[], Engine], how: FolderOptions = FOLDER, size: Size = TWO) -> Summary:
+    """What actors with such engines make of photos."""
     images, _ = sources.find(["photos"], leave_out=Path("masks"))
     wanted = task(images, how=how)
 
     def job(work: Any, resuming: Any) -> RayJob:  # noqa: ANN401 - what `carried_out` gives
-        return RayJob(opened, TWO, ray_engines.SPEC, work=work, resuming=resuming, done=lambda: None)
+        return RayJob(opened, size, ray_engines.SPEC, work=work, resuming=resuming, done=lambda: None)
 
     return run.carried_out(wanted, job, keep=None)
 
@@ -247,6 +247,12 @@ def test_an_image_that_ends_its_actor_fails_alone() -> None:
 def test_actors_that_never_begin_end_the_run() -> None:
     with pytest.raises(MissingRuntimeError, match="actors of Ray cannot begin: "):
         made(ray_engines.still_born)
+
+
+@pytest.mark.usefixtures("few", "address")
+def test_an_actor_with_a_gpu_has_it_for_itself() -> None:
+    """Ray is told that there is one, and hands it out; with two cores, the actor serves two threads."""
+    assert counts(made(ray_engines.with_one_gpu, size=Size(actors=1, cpus=2, gpus=1))) == (4, 0, 0, 1, 0)
 
 
 def not_there() -> Engine:

@@ -229,7 +229,8 @@ def test_masks_are_no_photographs(few: str) -> None:
 # One run at a time
 
 
-def test_a_run_beside_one_that_lives_is_refused(few: str) -> None:
+def test_a_run_beside_one_that_lives_is_refused(few: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_lock, "RENEWED_S", 0.2)
     masks = stores.prefix(f"{few}/masks")
     with store_lock.held(masks, ".segdeploy/lock", conflicting=[]):
         for shard in (None, "1/2"):
