@@ -19,10 +19,10 @@ from segdeploy.engines import Engine
 from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import journal, outputs, sources, store_lock, stores
 from segdeploy.inference.journal import Entry, FileState, Journal
+from segdeploy.inference.maker import Clock, Made
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.report import Failure, OutputFolder, Report
 from segdeploy.inference.resuming import Resuming, Standing
-from segdeploy.inference.maker import Clock, Made
 from segdeploy.inference.run import Job
 from segdeploy.inference.source_list import Source, SourceList
 from segdeploy.inference.store_lock import Lock
