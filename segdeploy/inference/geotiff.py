@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.inference.outputs._base import Huge, Segmented
+from segdeploy.inference.outputs import Huge, Segmented
 
 TILE = 512  # pixels a side
 SMALLEST = 256  # pixels: the longer side of the last overview, or less

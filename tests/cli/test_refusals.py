@@ -44,7 +44,7 @@ def spec_only(path: Path, **changes: object) -> Path:
         ("infer photos --opacity nan", 2, "an opacity of nan cannot be"),
         ("infer photos --values labelIds", 2, "'labelIds' is not one of"),
         ("infer photos --opacity 0.3", 2, "--opacity is for overlay, side, of which none is written"),
-        ("infer photos --values original --write svg", 2, "--values is for mask, npy, of which none is written"),
+        ("infer photos --values original --write svg", 2, "--values is for mask, npy, tiff, of which none is written"),
         (
             "infer photos --engine ort:fp32 --values original",
             2,

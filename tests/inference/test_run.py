@@ -268,10 +268,10 @@ def test_an_image_too_large_for_the_memory_fails_alone(
     photographs(workspace / "photos", "a.png", "large.png")
     read = images.opened_photograph
 
-    def exhausted(path: Path, *, least: tuple[int, int] | None) -> images.Photograph:
+    def exhausted(path: Path, *, least: tuple[int, int] | None, most: int | None) -> images.Photograph:
         if path.name == "large.png":
             raise MemoryError
-        return read(path, least=least)
+        return read(path, least=least, most=most)
 
     monkeypatch.setattr(images, "opened_photograph", exhausted)
     summary = written(engine)
