@@ -17,7 +17,7 @@ from segdeploy.paths import shown
 UInt8: TypeAlias = NDArray[np.uint8]
 
 LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the top down, where libvips is installed
-_BYTES_AT_ONCE = 2**24  # decoded at once
+_BYTES_AT_ONCE = 2**20  # decoded at once
 _DEPTHS = {"uchar": (np.uint8, 255), "ushort": (np.uint16, 65535)}
 _COLOURS = {"srgb", "rgb", "rgb16", "b-w", "grey16"}
 _ORIENTATION = "orientation"  # of EXIF, as libvips calls it
