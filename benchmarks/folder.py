@@ -36,7 +36,7 @@ from segdeploy import cores, fitting, images, metrics, workspace
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine, RunOptions
 from segdeploy.engines._null import NullEngine
-from segdeploy.inference import maker, run, sources
+from segdeploy.inference import run, sources
 from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.source_list import SourceList
 from segdeploy.inference.work import Task
@@ -214,11 +214,10 @@ class _Contest:
             mask.save(out)
         return len(self.found) / (time.perf_counter() - started)
 
-    def _bound(self, decode: str) -> float:
+    def _bound(self, decode: fitting.Decode) -> float:
         """Images a second if every core did nothing but these steps: each is timed by itself, on one thread."""
         spec = self.alone.spec
-        height, width = fitting.network_size(spec)
-        least = None if decode == "exact" else (maker.SCALED_AT_LEAST * height, maker.SCALED_AT_LEAST * width)
+        least = fitting.least_decoded(spec, decode)
         spent = 0.0
         for source in self.found:
             steps = _Steps()
@@ -269,14 +268,13 @@ def _enlarged(path: Path, to: Path) -> Path:
 
 def _scaled_row(engine: Engine, pictures: Sequence[Picture], large: Sequence[Path], name: str) -> dict[str, Any]:
     spec = engine.spec
-    height, width = fitting.network_size(spec)
     counts = {decode: np.zeros((len(spec.classes),) * 2, np.int64) for decode in ("exact", "scaled")}
     same = []
     for picture, path in zip(pictures, large, strict=True):
         masks = {}
         for decode, least in (
             ("exact", None),
-            ("scaled", (maker.SCALED_AT_LEAST * height, maker.SCALED_AT_LEAST * width)),
+            ("scaled", fitting.least_decoded(spec, "scaled")),
         ):
             photo = images.opened_photograph(path, least=least)
             class_map = engine.classify(fitting.prepared(photo, spec)[None])[0]

@@ -275,13 +275,14 @@ def evaluate(
     options: RunOptions = engines.RUN,
     fit: Fit | None = None,
     overlap: int | None = None,
+    decode: fitting.Decode = "exact",
     force: bool = False,
     progress: Progress = silent,
 ) -> "Evaluation":
     """mIoU, pixel accuracy and IoU by class of an engine over a labelled folder's validation images.
 
-    `fit` and `overlap`: how images meet the network, as in `Spec`; None follows the network's own. The folder is
-    checked before; `force` lets warnings pass.
+    `fit` and `overlap`: how images meet the network, as in `Spec`; None follows the network's own. `decode`: `scaled`
+    decodes large JPEGs as `infer` does. The folder is checked before; `force` lets warnings pass.
     """
     from segdeploy.proof import accuracy
 
@@ -296,7 +297,7 @@ def evaluate(
         progress(f"Evaluating {found.file.spec.name}", len(pictures)) as done,
     ):
         opened.spec = spec
-        scores = accuracy.scores(accuracy.confusion(opened, pictures, done=done), spec)
+        scores = accuracy.scores(accuracy.confusion(opened, pictures, decode=decode, done=done), spec)
     return accuracy.Evaluation(
         model=found.file.spec.name,
         runtime=found.runtime,
@@ -305,6 +306,7 @@ def evaluate(
         delivered=opened.delivered,
         fit=spec.fit,
         own_fit=found.file.spec.fit,
+        decode=decode,
         random_weights=found.file.has_random_weights,
         sha256=found.file.sha256,
         data=os.fspath(folder.path),

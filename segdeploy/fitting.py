@@ -6,17 +6,21 @@ Training, evaluation, proof, timing and `infer` all take it from here. In words:
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.errors import InvalidRequestError
 from segdeploy.images import Photograph
 from segdeploy.spec import MAX_PIXELS, Fit, Spec
 
 UInt8: TypeAlias = NDArray[np.uint8]
 Classify: TypeAlias = Callable[[UInt8], UInt8]  # uint8 RGB (N, H, W, 3) at network size -> class maps (N, H', W')
 Inside: TypeAlias = tuple[slice, slice]
+Decode: TypeAlias = Literal["exact", "scaled"]
+DECODINGS: tuple[Decode, ...] = get_args(Decode)
+SCALED_AT_LEAST = 4  # times the pixels a side that the network takes
 WHOLE: Inside = (slice(None), slice(None))
 USUAL_OVERLAP = 8  # the part of a tile's side that is its overlap, where a network has no margin of its own
 
@@ -94,6 +98,24 @@ def with_fit(spec: Spec, fit: Fit | None, overlap: int | None = None) -> Spec:
     if overlap is None:
         overlap = spec.overlap if spec.fit == fit else usual_overlap(spec) if fit in {"tile", "auto"} else 0
     return dataclasses.replace(spec, fit=fit, overlap=overlap)
+
+
+def least_decoded(spec: Spec, decode: Decode) -> tuple[int, int] | None:
+    """(height, width) that a photograph is decoded at, or more: four times the network's; None: every pixel.
+
+    Raise InvalidRequestError for an unknown decoding, and where tiles take every pixel.
+    """
+    if decode not in DECODINGS:
+        raise InvalidRequestError(f"there is no decoding {decode!r}.", f"Choose {' or '.join(DECODINGS)}.")
+    if decode == "exact":
+        return None
+    if spec.fit in {"tile", "auto"}:
+        raise InvalidRequestError(
+            f"--decode {decode} leaves pixels out, and the fit {spec.fit} takes every one.",
+            "Leave it out, or give --fit stretch.",
+        )
+    height, width = network_size(spec)
+    return SCALED_AT_LEAST * height, SCALED_AT_LEAST * width
 
 
 def is_tiled(spec: Spec, height: int, width: int) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 from segdeploy import admission, artifact, engines, fitting, making
 from segdeploy.data import layouts
 from segdeploy.engines import Engine, EngineFile, RunOptions
-from segdeploy.errors import InvalidRequestError
 from segdeploy.inference import naming, outputs, ray_cluster, reports, run, sources, store_run, stores
-from segdeploy.inference.options import FOLDER, ORIGINAL, SCALED, FolderOptions
+from segdeploy.inference.options import FOLDER, ORIGINAL, FolderOptions
 from segdeploy.inference.outputs import OutputOptions
 from segdeploy.inference.ray_job import RayJob
 from segdeploy.inference.report import EngineUsed, Report
@@ -120,11 +119,7 @@ def _of_stores(asked: Asked, mirror: Mirror, running: RunOptions, folder: Folder
 def _fitted(found: EngineFile, folder: FolderOptions) -> Spec:
     """The network's Spec, with the fit that was asked for."""
     spec = fitting.with_fit(found.file.spec, folder.fit, folder.overlap)
-    if folder.decode == SCALED and spec.fit in {"tile", "auto"}:
-        raise InvalidRequestError(
-            f"--decode {SCALED} leaves pixels out, and the fit {spec.fit} takes every one.",
-            "Leave it out, or give --fit stretch.",
-        )
+    fitting.least_decoded(spec, folder.decode)  # before the work
     return spec
 
 

@@ -83,6 +83,37 @@ def test_another_fit_than_the_networks_own_is_said(workspace: Path, labelled: Pa
     assert (refused.code, "leaves nothing of a tile of 64" in refused.err) == (2, True)
 
 
+@pytest.mark.usefixtures("workspace")
+def test_scaled_decoding_is_scored_as_infer_draws_it(labelled: Path, run: Run) -> None:
+    """On large JPEGs: the score is that of the masks that infer writes, whichever decoding it has."""
+    for path in (labelled / "images").iterdir():
+        with Image.open(path) as photo:
+            large = photo.convert("RGB").resize((2000, 1600), Image.Resampling.BICUBIC)
+        large.save(path.with_suffix(".jpg"), quality=80)
+        path.unlink()
+        with Image.open(labelled / "masks" / path.name) as mask:
+            larger = mask.resize(large.size, Image.Resampling.NEAREST)
+        larger.save(labelled / "masks" / path.name)
+    (labelled / "val.txt").write_text("0.jpg\n2.jpg\n4.jpg\n")
+    scores = {}
+    for decode in fitting.DECODINGS:
+        found = segdeploy.evaluate("unet", data=labelled, engine="ort:fp32", decode=decode)
+        how = segdeploy.FolderOptions(decode=decode)
+        segdeploy.infer(labelled / "images", out=decode, engine="ort:fp32", folder=how)
+        counts = np.zeros((2, 2), np.int64)
+        for index in (0, 2, 4):
+            truth = images.read_mask(labelled / "masks" / f"{index}.png")
+            counts += accuracy.against(truth, images.read_mask(Path(decode, f"{index}.png")), SPEC)
+        assert found.decode == decode
+        assert found.miou == pytest.approx(accuracy.scores(counts, SPEC).miou)
+        scores[decode] = found.miou
+    assert scores["exact"] != scores["scaled"], "or nothing was decoded otherwise"
+    done = run("eval", "--engine", "ort:fp32", "--data", str(labelled), "--decode", "scaled")
+    assert "decoded at a smaller scale" in done.out
+    refused = run("eval", "--engine", "ort:fp32", "--data", str(labelled), "--decode", "scaled", "--fit", "tile")
+    assert refused.code == 2
+
+
 def test_training_validates_with_the_fit_that_the_checkpoint_says(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,14 +11,13 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy import cores, fitting, huge_images, images
+from segdeploy import fitting, huge_images, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, SegdeployError
 from segdeploy.image_files import TooLargeError
 from segdeploy.images import Photograph
 from segdeploy.inference import areas, huge
 from segdeploy.inference.journal import FileState
-from segdeploy.inference.options import SCALED
 from segdeploy.inference.outputs import Segmented
 from segdeploy.inference.report import STEPS
 from segdeploy.inference.resuming import Standing
@@ -26,7 +25,6 @@ from segdeploy.inference.source_list import Source
 from segdeploy.inference.work import Work, require_still
 from segdeploy.paths import shown
 
-SCALED_AT_LEAST = 4  # times the pixels a side that the network takes
 # What a system says of one file's name, or of what already has it: other files can be written all the same.
 _OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ, errno.ELOOP}
 
@@ -73,7 +71,7 @@ class Maker:
         self.stop = stop
         self.work = work
         self.options = work.task.options
-        self._engine_lock = threading.Semaphore(cores.usable() if engine.concurrent else engine.in_flight)
+        self._engine_lock = threading.Semaphore(self.options.at_once if engine.concurrent else engine.in_flight)
         self._most = huge_images.LARGEST_IN_MEMORY if huge_images.is_installed() else None
         self._huge_lock = threading.Lock()  # one at a time, on all cores: memory holds one
 
@@ -168,10 +166,7 @@ class Maker:
 
     def _read(self, engine: Engine, source: Source, read: FileState | None, kinds: Sequence[str]) -> Photograph:
         """The photograph of the very bytes whose digest was taken. Raise SegdeployError where it changed meanwhile."""
-        least = None
-        if self.options.decode == SCALED:
-            height, width = fitting.network_size(engine.spec)
-            least = (SCALED_AT_LEAST * height, SCALED_AT_LEAST * width)
+        least = fitting.least_decoded(engine.spec, self.options.decode)
         photo = images.opened_photograph(source.path, least=least, most=self._most)
         if least is not None and any(self.work.writers[kind].shows_photo for kind in kinds):
             _ = photo.pixels  # read once more, for every pixel, while it is known to be the same file

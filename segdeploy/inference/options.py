@@ -5,11 +5,12 @@ import hashlib
 import re
 from typing import Literal
 
+from segdeploy import cores
 from segdeploy.errors import InvalidRequestError
+from segdeploy.fitting import DECODINGS, Decode
 from segdeploy.spec import Fit
 
 _SHARD = re.compile(r"(\d{1,9})/(\d{1,9})")
-EXACT, SCALED = "exact", "scaled"
 INDEX, ORIGINAL = "index", "original"
 
 
@@ -54,6 +55,8 @@ class FolderOptions:
     `fit`: how photographs meet the network, as `Spec.fit` has it; None follows the network's own. `overlap`: of tiles,
     the pixels on each side on which a neighbour decides.
 
+    `workers`: images at work at once, each on a thread; None takes one for each core that this process may use.
+
     `ray`: actors of Ray make the images, `local` on this machine, else those of the cluster at that address, which see
     the same files under the same names; `ray_actors` of them, by default one for each GPU or core.
 
@@ -73,11 +76,12 @@ class FolderOptions:
     verify: bool = False
     fail_fast: bool = False
     dry_run: bool = False
+    workers: int | None = None
     ray: str | None = None
     ray_actors: int | None = None
     fit: Fit | None = None
     overlap: int | None = None
-    decode: Literal["exact", "scaled"] = "exact"
+    decode: Decode = "exact"
     opacity: float = 0.5
     values: Literal["index", "original"] = "index"
 
@@ -93,12 +97,22 @@ class FolderOptions:
                 else f"{self.ray_actors} actors of Ray make nothing.",
                 "Give --ray local, or the address of a cluster, and 1 actor or more.",
             )
-        if self.decode not in {EXACT, SCALED}:
-            raise InvalidRequestError(f"there is no decoding {self.decode!r}.", f"Choose {EXACT} or {SCALED}.")
+        if self.workers is not None and (self.workers < 1 or self.ray is not None):
+            raise InvalidRequestError(
+                f"{self.workers} workers make nothing." if self.ray is None else "Ray's actors have their own workers.",
+                "Give --workers 1 or more." if self.ray is None else "Give --ray-actors in place of --workers.",
+            )
+        if self.decode not in DECODINGS:
+            raise InvalidRequestError(f"there is no decoding {self.decode!r}.", f"Choose {' or '.join(DECODINGS)}.")
         if not 0 <= self.opacity <= 1:
             raise InvalidRequestError(f"an opacity of {self.opacity} cannot be.", "Give a number from 0 to 1.")
         if self.values not in {INDEX, ORIGINAL}:
             raise InvalidRequestError(f"there are no values {self.values!r}.", f"Choose {INDEX} or {ORIGINAL}.")
+
+    @property
+    def at_once(self) -> int:
+        """Images at work at once."""
+        return self.workers or cores.usable()
 
     @property
     def part(self) -> Shard:

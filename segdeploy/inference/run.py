@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from segdeploy import artifact, cores
+from segdeploy import artifact
 from segdeploy.engines import Engine
 from segdeploy.errors import SegdeployError
 from segdeploy.inference import journal
@@ -127,7 +127,7 @@ class Job:
 
     def run(self) -> None:
         """Take sources on a worker for each core, until none is left, something fails for all, or Ctrl-C comes."""
-        self.work_on([threading.Thread(target=self._guarded) for _ in range(cores.usable())])
+        self.work_on([threading.Thread(target=self._guarded) for _ in range(self.options.at_once)])
 
     def work_on(self, workers: Sequence[threading.Thread]) -> None:
         """Start the workers and wait for them; after Ctrl-C, for the images at work."""

@@ -256,7 +256,8 @@ class StoreJob(Job):
 
     def run(self) -> None:
         try:
-            self.work_on([threading.Thread(target=self._guarded) for _ in range(THREADS * cores.usable())])
+            count = self.options.workers or THREADS * cores.usable()
+            self.work_on([threading.Thread(target=self._guarded) for _ in range(count)])
         finally:
             self.commit()
 

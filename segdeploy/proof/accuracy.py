@@ -5,20 +5,24 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from segdeploy import images, metrics
+from segdeploy import fitting, images, metrics
 from segdeploy.data.dataset import Picture
 from segdeploy.engines import Engine
 from segdeploy.spec import Fit, Precision, Spec
 
 
-def confusion(engine: Engine, pictures: Iterable[Picture], *, done: Callable[[], None]) -> metrics.Confusion:
+def confusion(
+    engine: Engine, pictures: Iterable[Picture], *, decode: fitting.Decode = "exact", done: Callable[[], None]
+) -> metrics.Confusion:
     """(K, K) pixel counts of an engine over labelled images; `done` is called after each."""
     spec = engine.spec
+    least = fitting.least_decoded(spec, decode)
     counts = np.zeros((len(spec.classes),) * 2, np.int64)
     for picture in pictures:
         truth = picture.required_truth(classes=len(counts), ignore_index=spec.ignore_index)
-        predicted = engine.segment(images.read(picture.image))
-        counts += against(truth, predicted, spec)
+        photo = images.opened_photograph(picture.image, least=least)
+        class_map = fitting.drawn(photo, spec, engine.classify)
+        counts += against(truth, images.to_photo_size(class_map, height=photo.height, width=photo.width), spec)
         done()
     return counts
 
@@ -53,7 +57,8 @@ class Evaluation:
     """How an engine scores on the validation images of a labelled folder, at the size of the labels.
 
     `delivered` is the type that its layers are really computed in, None where nobody can tell. `fit`: how images met
-    the network; `own_fit`: how they do in its Spec, for which it was proven.
+    the network; `own_fit`: how they do in its Spec, for which it was proven. `decode`: `exact` or `scaled`, as `infer`
+    has it.
     """
 
     schema: int = 1
@@ -64,6 +69,7 @@ class Evaluation:
     delivered: Precision | None
     fit: Fit
     own_fit: Fit
+    decode: fitting.Decode
     random_weights: bool
     sha256: str
     data: str

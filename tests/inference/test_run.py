@@ -11,16 +11,21 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import COMMAND, SPEC, Run, photograph, photographs
-from inference_folders import AGAIN, ORT, WITH_OVERLAYS, below, found, indices, segment, written
+from inference_folders import AGAIN, ORT, WITH_OVERLAYS, below, found, indices, segment, task, written
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segdeploy import images, typed_json
+from segdeploy import NullEngine, images, typed_json
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, InvalidRequestError
+from segdeploy.inference import run as folder_run
+from segdeploy.inference import sources
+from segdeploy.inference.options import FolderOptions
 from segdeploy.inference.report import EngineUsed, Failure, OutputFolder
 from segdeploy.spec import Precision
 
@@ -277,6 +282,33 @@ def test_an_image_too_large_for_the_memory_fails_alone(
     summary = written(engine)
     assert summary.done == 1
     assert summary.failed == [Failure("photos/large.png", "photos/large.png is too large for the memory there is.")]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_so_many_images_are_at_work_at_once(workspace: Path, workers: int) -> None:
+    photographs(workspace / "photos", *(f"{index}.png" for index in range(12)))
+    at_work, most, lock = set[int](), [0], threading.Lock()
+
+    class Slow(NullEngine):
+        def _submit(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            with lock:
+                at_work.add(threading.get_ident())
+                most[0] = max(most[0], len(at_work))
+            time.sleep(0.05)
+            with lock:
+                at_work.discard(threading.get_ident())
+            return super()._submit(batch)
+
+    all_of_them, _ = sources.find(["photos"], leave_out=Path("masks"))
+    with Slow(SPEC) as engine:
+        summary = folder_run.run(engine, task(all_of_them, how=FolderOptions(workers=workers)), done=lambda: None)
+    assert (summary.done, most[0]) == (12, workers)
+
+
+@pytest.mark.parametrize("how", [{"workers": 0}, {"workers": 2, "ray": "local"}])
+def test_workers_that_mean_nothing_are_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="workers"):
+        FolderOptions(**how)
 
 
 def test_every_file_moves_the_bar(workspace: Path, engine: Engine) -> None:

@@ -9,6 +9,7 @@ from segdeploy.cli import bars, options, rendering
 
 if TYPE_CHECKING:
     from segdeploy.data.dataset import DataFolder
+    from segdeploy.fitting import Decode
     from segdeploy.proof.accuracy import Evaluation
     from segdeploy.spec import Fit
 
@@ -21,6 +22,7 @@ ORDER = 90
 @options.running
 @options.data(required=True, help="Labelled folder, in any layout of docs/data.md.")
 @options.fit
+@options.decode
 @options.force
 @options.as_json
 def evaluate(
@@ -33,6 +35,7 @@ def evaluate(
     data: "DataFolder",
     fit: "Fit | None",
     overlap: int | None,
+    decode: "Decode",
     force: bool,
     as_json: bool,
 ) -> None:
@@ -48,6 +51,7 @@ def evaluate(
         options=run,
         fit=fit,
         overlap=overlap,
+        decode=decode,
         force=force,
         progress=bars.show_progress,
     )
@@ -60,6 +64,8 @@ def _lines(found: "Evaluation") -> Iterator[str]:
     where = f"{found.model}{untrained} in {found.runtime}, {found.images} images"
     yield f"{where}: {rendering.miou(found.miou)}, {accuracy}"
     yield from rendering.other_fit(found.fit, found.own_fit)
+    if found.decode == "scaled":
+        yield "Large JPEGs were decoded at a smaller scale (--decode scaled)."
     for name, iou in found.classes.items():
         yield f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}"
 

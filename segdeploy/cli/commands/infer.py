@@ -96,12 +96,9 @@ _ray = options.together(
 )
 _photos = options.together(
     options.fit,
+    options.decode,
     click.option(
-        "--decode",
-        type=click.Choice(["exact", "scaled"]),
-        default="exact",
-        show_default=True,
-        help="scaled: large JPEGs at a half, a quarter or an eighth of their size, which is faster.",
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Images at work at once. Default: one for each core."
     ),
 )
 
