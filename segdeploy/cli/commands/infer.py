@@ -1,26 +1,16 @@
 """Masks for a folder of photographs."""
 
-import dataclasses
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from segdeploy.cli import bars, exit_codes, options, rendering
-from segdeploy.paths import shown
+from segdeploy.cli import bars, exit_codes, folder_reports, options, rendering
 
 if TYPE_CHECKING:
     from segdeploy.inference.report import Report
 
 ORDER = 100
-_STEPS = {  # what it is, and what would shorten it
-    "read": "reading: --decode scaled, or smaller files.",
-    "resize": "resizing: --decode scaled, or smaller files.",
-    "engine": "the engine: a lower precision (segdeploy bench), a GPU, or more cores.",
-    "write": "writing: fewer kinds after --write, or more cores.",
-}
-
 _outputs = options.together(
     click.option(
         "--out",
@@ -160,45 +150,11 @@ def _end(report: "Report", *, as_json: bool) -> None:
     """Say what became of the folder; leave with the exit code of that."""
     for failure in report.failed:
         click.echo(f"failed: {failure.reason}", err=True)
-    rendering.show(report, as_json=as_json, lines=_lines(report))
+    rendering.show(report, as_json=as_json, lines=folder_reports.lines(report))
     if report.interrupted:
         raise KeyboardInterrupt
     if report.failed or report.failed_before:
         sys.exit(exit_codes.FAILED_IMAGES)
-
-
-def _held_back(report: "Report") -> str:
-    """Which step took most of the time, and what would shorten it."""
-    spent = {step: ms or 0.0 for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items()}
-    most, total = max(spent, key=lambda step: spent[step]), sum(spent.values())
-    share = f"Most of it ({spent[most] / total:.0%})" if total else "Most of it"
-    return f"{share} is {_STEPS[most]}"
-
-
-def _rate(images_per_s: float) -> str:
-    """Of huge images, the other way round."""
-    return f"{images_per_s:.1f} images/s" if images_per_s >= 1 else f"{1 / images_per_s:.1f} s an image"
-
-
-def _lines(report: "Report") -> Iterator[str]:
-    skipped = f"{report.skipped} skipped (no images, excluded, or written by segdeploy)"
-    counts = [f"{report.done} done"]
-    counts += [f"{report.unchanged} unchanged"] * bool(report.unchanged)
-    counts += [f"{report.left} left to do"] * bool(report.left)
-    counts += [f"{len(report.failed)} failed"]
-    counts += [f"{len(report.failed_before)} failed before"] * bool(report.failed_before)
-    yield f"{', '.join(counts)}, {skipped}; masks in {shown(report.out)}"
-    if report.failed_before:
-        listed = shown(f"{report.kept}/failed.jsonl")
-        yield f"What failed before are the same files: {listed}; --retry-failed tries them"
-    if not report.done:
-        return
-    untrained = " (RANDOM weights: the masks mean nothing)" if report.random_weights else ""
-    engine = f"{report.model}{untrained} in {report.runtime}:{report.precision} on {report.device}"
-    yield f"{engine}, {report.seconds:.1f} s, {_rate(report.images_per_s)}"
-    yield from rendering.other_fit(report.fit, report.own_fit)
-    split = ", ".join(f"{step} {ms:.1f}" for step, ms in dataclasses.asdict(report.cpu_ms_per_image).items())
-    yield f"CPU ms per image: {split}; {report.cores} cores. {_held_back(report)}"
 
 
 COMMAND = infer
