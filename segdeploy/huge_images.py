@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segdeploy import extras
 from segdeploy.errors import InvalidFileError
 from segdeploy.paths import shown
 
@@ -31,8 +32,10 @@ def is_installed() -> bool:
 
 
 def _vips() -> ModuleType:
-    import pyvips
-
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:  # the package is here, and the library is not
+        raise extras.broken("pyvips", error) from error
     pyvips.block_untrusted_set(True)  # noqa: FBT003 - libvips' own: no loader that was never meant for strangers' files
     pyvips.cache_set_max(0)
     found: ModuleType = pyvips
@@ -74,6 +77,8 @@ class HugeImage:
 
     def rows(self, first: int, last: int, /) -> UInt8:
         """(last - first, width, 3); none of a later call begins above `first`: what lies above is forgotten."""
+        if first < self._first:
+            raise ValueError(f"row {first} was forgotten")
         self._kept = self._kept[first - self._first :]
         self._first = first
         if (there := first + len(self._kept)) < last:

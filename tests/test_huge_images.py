@@ -1,5 +1,6 @@
 """Images that are read from the top down hold the pixels that `images.read` gives, whatever their format."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from conftest import photograph
 from PIL import Image
 
 from segdeploy import huge_images, images
-from segdeploy.errors import InvalidFileError
+from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.huge_images import HugeImage
 
 pytest.importorskip("pyvips")
@@ -88,6 +89,21 @@ def test_rows_may_be_asked_for_again_but_not_from_above(tmp_path: Path) -> None:
     with HugeImage(path) as image:
         for first, last in [(0, 40), (0, 64), (30, 94), (60, 124), (124, 130), (237, 301)]:
             np.testing.assert_array_equal(image.rows(first, last), expected[first:last])
+
+
+def test_what_was_forgotten_is_never_made_up(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(photograph(HEIGHT, WIDTH)))
+    with HugeImage(path) as image:
+        image.rows(100, 120)
+        with pytest.raises(ValueError, match="row 99 was forgotten"):
+            image.rows(99, 120)
+
+
+def test_a_package_without_its_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(photograph(HEIGHT, WIDTH)))
+    monkeypatch.setitem(sys.modules, "pyvips", None)
+    with pytest.raises(MissingRuntimeError, match="pyvips is installed, but does not load"):
+        HugeImage(path)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
