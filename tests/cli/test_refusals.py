@@ -28,7 +28,7 @@ def spec_only(path: Path, **changes: object) -> Path:
     [
         ("nothing", 2, "No such command 'nothing'"),
         ("--nothing", 2, "No such option '--nothing'"),
-        ("infer", 2, "Missing argument 'FOLDER|IMAGE|GLOB|LIST.txt|-...'"),
+        ("infer", 2, "Missing argument 'FOLDER|IMAGE|GLOB|LIST.txt|URL|-...'"),
         ("export", 2, "Missing option '--model'"),
         ("train --model unet", 2, "Missing option '--data'"),
         ("infer photos --nothing", 2, "No such option '--nothing'"),
