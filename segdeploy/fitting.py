@@ -95,6 +95,10 @@ def with_fit(spec: Spec, fit: Fit | None, overlap: int | None = None) -> Spec:
     Raise InvalidRequestError for an unknown fit, and for an overlap that leaves nothing of a tile.
     """
     fit = spec.fit if fit is None else fit
+    if overlap and fit not in {"tile", "auto"}:
+        raise InvalidRequestError(
+            f"--overlap is for tiles, and the fit is {fit}.", "Leave it out, or give --fit tile or auto."
+        )
     if overlap is None:
         overlap = spec.overlap if spec.fit == fit else usual_overlap(spec) if fit in {"tile", "auto"} else 0
     return dataclasses.replace(spec, fit=fit, overlap=overlap)
@@ -112,7 +116,7 @@ def least_decoded(spec: Spec, decode: Decode) -> tuple[int, int] | None:
     if spec.fit in {"tile", "auto"}:
         raise InvalidRequestError(
             f"--decode {decode} leaves pixels out, and the fit {spec.fit} takes every one.",
-            "Leave it out, or give --fit stretch.",
+            "Leave it out, or give --fit stretch or letterbox.",
         )
     height, width = network_size(spec)
     return SCALED_AT_LEAST * height, SCALED_AT_LEAST * width

@@ -1,11 +1,15 @@
-"""Images too large for memory, read from the top down by libvips, which holds no more than a few rows of them."""
+"""Images too large for memory, read from the top down: no more than a few rows of them are held.
+
+PNG and JPEG by libvips. TIFF by GDAL: of a tile that it cannot decode libvips makes zeros without a word.
+"""
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,52 +21,45 @@ from segdeploy.paths import shown
 
 UInt8: TypeAlias = NDArray[np.uint8]
 
-LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the top down, where libvips is installed
+LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the top down, where that can be done
+LONGEST_SIDE = 300_000  # pixels: of wider and taller ones a few rows, or columns, are too large as well
 _BYTES_AT_ONCE = 2**20  # decoded at once
-_DEPTHS = {"uchar": (np.uint8, 255), "ushort": (np.uint16, 65535)}
-_COLOURS = {"srgb", "rgb", "rgb16", "b-w", "grey16"}
-_ORIENTATION = "orientation"  # of EXIF, as libvips calls it
+_CACHE = 2**25  # bytes of decoded blocks that GDAL keeps: it asks for a twentieth of the memory
 _GREY = 2  # bands, or fewer: grey, and alpha
-_SAVE_ANEW = "Save it anew as an RGB or grey image of 8 or 16 bits (TIFF, PNG or JPEG)."
+_DAMAGED = "Replace the file: it is damaged."
 
 
 def is_installed() -> bool:
-    """Whether libvips is here: `pip install segdeploy[huge]`."""
-    return importlib.util.find_spec("pyvips") is not None
+    """Whether what reads them is here: `pip install segdeploy[huge]`."""
+    return all(importlib.util.find_spec(module) is not None for module in ("pyvips", "rasterio"))
 
 
-def _vips() -> ModuleType:
-    try:
-        import pyvips
-    except (ImportError, OSError) as error:  # the package is here, and the library is not
-        raise extras.broken("pyvips", error) from error
-    pyvips.block_untrusted_set(True)  # noqa: FBT003 - libvips' own: no loader that was never meant for strangers' files
-    pyvips.cache_set_max(0)
-    found: ModuleType = pyvips
-    return found
+class _Decoder(Protocol):
+    height: int
+    width: int
+    rows_at_once: int
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        """(count, width, bands) of 8 or 16 bits; asked for from the top down."""
+
+    def close(self) -> None: ...
 
 
 class HugeImage:
     """An image whose rows are asked for from the top down; a context manager.
 
-    RGB; alpha is dropped and 16 bits are divided by 257, as `images.read` does. Raise InvalidFileError for a file that
-    libvips does not read, whose colours have another meaning, or that EXIF lays on its side.
+    RGB; alpha is dropped and 16 bits are divided by 257, as `images.read` does, which says what may be read so. Raise
+    InvalidFileError for a file that cannot be decoded.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with contextlib.ExitStack() as stack:
-            self._file = stack.enter_context(path.open("rb"))
-            vips = _vips()
-            self._error = vips.Error
-            with self._refusing():
-                # By its number: a name may be no UTF-8, and libvips takes brackets in one for options.
-                source = vips.Source.new_from_descriptor(self._file.fileno())
-                self._image: Any = vips.Image.new_from_source(source, "", access="sequential", fail_on="error")
-            self._require_usable()
-            self._region = vips.Region.new(self._image)
-            stack.pop_all()
-        self.height, self.width = int(self._image.height), int(self._image.width)
+        with path.open("rb") as file:
+            is_tiff = file.read(2) in {b"II", b"MM"}
+        with self._refusing():
+            self._decoder: _Decoder = _Tiff(path) if is_tiff else _PngOrJpeg(path)
+        self.height, self.width = self._decoder.height, self._decoder.width
+        self._require_sides()
         self._kept = np.empty((0, self.width, 3), np.uint8)
         self._first = 0  # the row that `_kept` begins with
         # Given all rows once: where they begin, and (h, width, 3).
@@ -72,8 +69,7 @@ class HugeImage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._region = self._image = None
-        self._file.close()
+        self._decoder.close()
 
     def rows(self, first: int, last: int, /) -> UInt8:
         """(last - first, width, 3); none of a later call begins above `first`: what lies above is forgotten."""
@@ -90,41 +86,122 @@ class HugeImage:
         return self._decoded(0, self.height)
 
     def _decoded(self, first: int, last: int) -> Iterator[UInt8]:
-        height = max(1, _BYTES_AT_ONCE // (self.width * self._image.bands))
-        kind, largest = _DEPTHS[self._image.format]
-        for top in range(first, last, height):
-            count = min(height, last - top)
+        """At least the rows to `last`: as many more as are decoded with them."""
+        while first < last:
+            count = min(self._decoder.rows_at_once - first % self._decoder.rows_at_once, self.height - first)
             with self._refusing():
-                data = self._region.fetch(0, top, self.width, count)
-            pixels = np.frombuffer(data, kind).reshape(count, self.width, -1)
+                pixels = self._decoder.rows(first, count)
             pixels = pixels[..., :1] if pixels.shape[2] <= _GREY else pixels[..., :3]
-            if kind is np.uint16:
-                pixels = (pixels.astype(np.uint32) * 255 + largest // 2) // largest
+            if pixels.dtype == np.uint16:
+                pixels = (pixels.astype(np.uint32) * 255 + 65535 // 2) // 65535
             rows = np.broadcast_to(pixels, (count, self.width, 3)).astype(np.uint8)
             if self.watched_by is not None:
-                self.watched_by(top, rows)
+                self.watched_by(first, rows)
             yield rows
+            first += count
 
-    def _require_usable(self) -> None:
-        image, name = self._image, shown(self._path)
-        if image.format not in _DEPTHS or image.interpretation not in _COLOURS or image.bands > 4:  # noqa: PLR2004
-            about = f"{image.bands} bands of {image.format}, {image.interpretation}"
-            raise InvalidFileError(f"{name} cannot be read: its pixels are {about}.", _SAVE_ANEW)
-        if image.get_typeof(_ORIENTATION) and image.get(_ORIENTATION) > 1:
-            raise InvalidFileError(
-                f"{name} cannot be read: it lies on its side (EXIF), and is too large to be turned.",
-                "Save it upright.",
-            )
+    def _require_sides(self) -> None:
+        if max(self.height, self.width) > LONGEST_SIDE:
+            self._decoder.close()
+            size = f"it is {self.width}x{self.height}, longer than {LONGEST_SIDE:,} pixels"
+            raise InvalidFileError(f"{shown(self._path)} cannot be read: {size}.", "Cut it into shorter pieces.")
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
         try:
             yield
-        except self._error as error:
+        except _UndecodableError as error:
             reason = shown(" ".join(str(error).split()).rstrip("."))
-            raise InvalidFileError(
-                f"{shown(self._path)} cannot be read: {reason}.", "Replace the file: it is damaged, or no image."
-            ) from error
+            raise InvalidFileError(f"{shown(self._path)} cannot be read: {reason}.", _DAMAGED) from error
+
+
+class _UndecodableError(Exception):
+    """What a library says of a file."""
+
+
+class _PngOrJpeg:
+    def __init__(self, path: Path) -> None:
+        self._vips = _pyvips()
+        self._file = path.open("rb")
+        try:
+            # By its number: a name may be no UTF-8, and libvips takes brackets in one for options.
+            source = self._vips.Source.new_from_descriptor(self._file.fileno())
+            image: Any = self._vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
+            self._region = self._vips.Region.new(image)
+        except self._vips.Error as error:
+            self._file.close()
+            raise _UndecodableError(str(error)) from error
+        self._type = np.uint16 if image.format == "ushort" else np.uint8
+        self.height, self.width = int(image.height), int(image.width)
+        self.rows_at_once = max(1, _BYTES_AT_ONCE // (self.width * image.bands))
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        try:
+            data = self._region.fetch(0, first, self.width, count)
+        except self._vips.Error as error:
+            raise _UndecodableError(str(error)) from error
+        return np.frombuffer(data, self._type).reshape(count, self.width, -1)
+
+    def close(self) -> None:
+        self._region = None
+        self._file.close()
+
+
+def _pyvips() -> ModuleType:
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:  # the package is here, and the library is not
+        raise extras.broken("pyvips", error) from error
+    pyvips.block_untrusted_set(True)  # noqa: FBT003 - libvips' own: no loader that was never meant for strangers' files
+    pyvips.cache_set_max(0)
+    found: ModuleType = pyvips
+    return found
+
+
+class _Tiff:
+    """A row of its tiles at once, or a few strips: none is decoded twice."""
+
+    def __init__(self, path: Path) -> None:
+        import rasterio
+        import rasterio.windows
+
+        self._rasterio = rasterio
+        self._stack = contextlib.ExitStack()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                self._file: Any = self._stack.enter_context(rasterio.open(path, driver="GTiff"))
+        except rasterio.errors.RasterioError as error:
+            raise _UndecodableError(_said(error)) from error
+        self.height, self.width = int(self._file.height), int(self._file.width)
+        block = int(self._file.block_shapes[0][0])
+        strips = max(1, _BYTES_AT_ONCE // (self.width * self._file.count * block))
+        self.rows_at_once = block * (1 if self._file.profile.get("tiled") else strips)
+        is_palette = self._file.colorinterp[0] == rasterio.enums.ColorInterp.palette
+        self._palette = self._colours() if is_palette else None
+
+    def _colours(self) -> UInt8:
+        palette = np.zeros((256, 3), np.uint8)
+        for value, colour in self._file.colormap(1).items():
+            palette[value] = colour[:3]
+        return palette
+
+    def rows(self, first: int, count: int) -> NDArray[Any]:
+        window = self._rasterio.windows.Window(0, first, self.width, count)
+        try:
+            with self._rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+                bands: NDArray[Any] = self._file.read(window=window)
+        except self._rasterio.errors.RasterioError as error:
+            raise _UndecodableError(_said(error)) from error
+        return bands.transpose(1, 2, 0) if self._palette is None else self._palette[bands[0]]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _said(error: BaseException) -> str:
+    """What GDAL says itself, which is not always what rasterio passes on."""
+    return str(error.__cause__ or error)
 
 
 def resized(image: HugeImage, *, height: int, width: int) -> UInt8:

@@ -8,12 +8,13 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin, _imaging
 
 MAX_PIXELS = 150_000_000
+_PLAIN_TIFF, _YCBCR, _JPEG_IN_TIFF = {1, 2, 3}, 6, 7  # of TIFF 6.0: grey from black, RGB, palette; compression
 WIDE_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
 
 # Pillow decodes these inside this process: EPS and WMF call other programs, its other formats hold no photographs.
@@ -62,7 +63,7 @@ class TooLargeError(RefusedError):
     """It has more pixels than are read at once."""
 
 
-def opened(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
+def opened(file: IO[bytes], suffix: str, *, bounded: bool = True) -> ImageFile.ImageFile:
     """Do as `Image.open`, without its warning from 89 megapixels on and with the plug-in's reason where it fails."""
     Image.init()
     file.seek(0)
@@ -84,7 +85,8 @@ def opened(file: IO[bytes], suffix: str) -> ImageFile.ImageFile:
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             reasons.append(f"{name}: {error}")
         else:
-            _require_bounded(image)
+            if bounded:
+                require_bounded(image)
             _mend_planes(image)
             return image
     raise RefusedError(reasons[-1], "Replace the file, or save it anew as PNG or JPEG.")
@@ -143,12 +145,61 @@ def _hear_libtiff() -> None:
             set_handler(None if handler is None else ctypes.cast(handler, ctypes.c_void_p))
 
 
-def _require_bounded(image: Image.Image) -> None:
+def require_bounded(image: Image.Image, why: str = "") -> None:
+    """Raise TooLargeError where it is too large to be read whole; `why` it is not read in rows."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise TooLargeError(
-            f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}", "Scale it down or cut it into tiles."
+            f"it declares {width}x{height} pixels, more than {MAX_PIXELS:,}{why}", "Scale it down or cut it into tiles."
         )
+
+
+def require_size(
+    image: ImageFile.ImageFile, file: IO[bytes], most: int | None, *, is_turned: Callable[[], bool]
+) -> None:
+    """Raise TooLargeError above `most` pixels, if they can be read in rows, and where they are too many at all."""
+    why = ""
+    if most is not None and image.width * image.height > most:
+        obstacle = _obstacle_to_rows(image, file) or ("its EXIF turns it" if is_turned() else None)
+        if obstacle is None:
+            raise TooLargeError(f"it has more than {most:,} pixels", "Scale it down, or cut it into tiles.")
+        why = f", and it is not read in rows: {obstacle}"
+    require_bounded(image, why)
+
+
+def _obstacle_to_rows(image: ImageFile.ImageFile, file: IO[bytes]) -> str | None:
+    """Why an image is not read in rows (`huge_images`); None where its pixels are then those that Pillow gives."""
+    if image.format == "PNG":
+        return "its EXIF comes last" if _has_exif_behind_pixels(file) else None
+    if image.format in {"JPEG", "MPO"}:
+        return None if image.mode in {"RGB", "L"} else f"its colours are {image.mode}"
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return f"it is {image.format}"
+    return None if _is_plain_tiff(image) else "its TIFF is none of 8 or 16 bits in grey, RGB or a palette"
+
+
+def _is_plain_tiff(image: TiffImagePlugin.TiffImageFile) -> bool:
+    tags = image.tag_v2
+    is_jpeg = tags.get(TiffImagePlugin.COMPRESSION) == _JPEG_IN_TIFF
+    meanings = _PLAIN_TIFF | ({_YCBCR} if is_jpeg else set())
+    depths = set(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    formats = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
+    is_premultiplied = bool(tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] == 1)
+    meaning = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    return meaning in meanings and depths in ({8}, {16}) and formats == {1} and not is_premultiplied
+
+
+def _has_exif_behind_pixels(png: IO[bytes]) -> bool:
+    """Pillow finds it once the pixels are decoded."""
+    png.seek(8)
+    has_pixels = False
+    while len(head := png.read(8)) == 8:  # noqa: PLR2004 - length and kind, four bytes each
+        length, kind = struct.unpack(">I4s", head)
+        has_pixels |= kind == b"IDAT"
+        if kind == b"eXIf":
+            return has_pixels
+        png.seek(length + 4, io.SEEK_CUR)
+    return False
 
 
 def _mend_planes(image: ImageFile.ImageFile) -> None:
@@ -169,7 +220,7 @@ def set_raw_modes(image: ImageFile.ImageFile, replacements: Mapping[str, str]) -
 def load(image: ImageFile.ImageFile, file: IO[bytes]) -> None:
     _libtiff_errors.first = ""
     image.load()
-    _require_bounded(image)
+    require_bounded(image)
     if _libtiff_errors.first:
         damaged = f"its pixel data is damaged ({_libtiff_errors.first})"
         raise RefusedError(damaged, "Replace the file, or save it anew as PNG or JPEG.")

@@ -22,11 +22,11 @@ from segdeploy.errors import InvalidFileError, InvalidRequestError
 from segdeploy.image_files import (
     WIDE_MODES,
     RefusedError,
-    TooLargeError,
     arguments,
     load,
     opened,
     raw_mode,
+    require_size,
     set_raw_modes,
 )
 from segdeploy.paths import shown
@@ -113,7 +113,7 @@ def read(path: Path | str) -> UInt8:
 def opened_photograph(path: Path, *, least: tuple[int, int] | None = None, most: int | None = None) -> Photograph:
     """As `read`, decoded and not yet copied. Raise as `read` does.
 
-    `most`: of so many pixels; where there are more, the error's cause is a TooLargeError.
+    `most`: of so many pixels; where there are more that can be read in rows, the error's cause is a TooLargeError.
     `least`: a JPEG may be decoded at a half, a quarter or an eighth of its scale (libjpeg does that in the transform)
     as long as it keeps so many pixels, (height, width), of the upright photograph.
     """
@@ -303,11 +303,10 @@ def _require_file(path: Path) -> None:
 def _photograph(
     file: IO[bytes], suffix: str, path: Path, least: tuple[int, int] | None, most: int | None
 ) -> Photograph:
-    image = opened(file, suffix)
+    image = opened(file, suffix, bounded=False)
     stored = raw_mode(image)
     size = image.size
-    if most is not None and size[0] * size[1] > most:
-        raise TooLargeError(f"it has more than {most:,} pixels", "Scale it down, or cut it into tiles.")
+    require_size(image, file, most, is_turned=lambda: orientation(image) != 1)
     if least is not None:
         _scale(image, least)
     load(image, file)

@@ -109,7 +109,7 @@ def test_scaled_decoding_is_scored_as_infer_draws_it(labelled: Path, run: Run) -
         scores[decode] = found.miou
     assert scores["exact"] != scores["scaled"], "or nothing was decoded otherwise"
     done = run("eval", "--engine", "ort:fp32", "--data", str(labelled), "--decode", "scaled")
-    assert "decoded at a smaller scale" in done.out
+    assert "With --decode scaled" in done.out
     refused = run("eval", "--engine", "ort:fp32", "--data", str(labelled), "--decode", "scaled", "--fit", "tile")
     assert refused.code == 2
 

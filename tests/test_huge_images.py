@@ -12,6 +12,7 @@ from PIL import Image
 from segdeploy import huge_images, images
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.huge_images import HugeImage
+from segdeploy.image_files import TooLargeError
 
 pytest.importorskip("pyvips")
 
@@ -114,16 +115,85 @@ def test_half_a_file_is_refused_with_its_name(tmp_path: Path, name: str) -> None
         whole(path)
 
 
-def test_what_has_another_meaning_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["tiff_adobe_deflate", "tiff_lzw", "packbits", None])
+@pytest.mark.parametrize("is_tiled", [True, False])
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_a_damaged_tiff_is_never_made_up(tmp_path: Path, codec: str | None, damage: str, *, is_tiled: bool) -> None:
+    """Libvips gives zeros for a tile that it cannot decode."""
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    noise = np.random.default_rng(0).integers(0, 256, (3, 512, 640), dtype=np.uint8)
+    names = {"tiff_adobe_deflate": "deflate", "tiff_lzw": "lzw", "packbits": "packbits", None: None}
+    how = {"tiled": True, "blockxsize": 128, "blockysize": 128} if is_tiled else {}
+    about = {"driver": "GTiff", "height": 512, "width": 640, "count": 3, "dtype": "uint8", "photometric": "rgb"}
+    place = {"transform": rasterio.Affine(1, 0, 5, 0, -1, 5)}
+    with rasterio.open(path, "w", compress=names[codec], interleave="pixel", **about, **how, **place) as file:
+        file.write(noise)
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[len(data) * 2 // 3 :]
+    else:
+        data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(data)
+    try:
+        found = whole(path)
+    except InvalidFileError:
+        return
+    np.testing.assert_array_equal(found, images.read(path))
+
+
+def seen_in_rows(path: Path) -> bool:
+    """Whether the usual reader hands it over."""
+    try:
+        images.opened_photograph(path, most=100)
+    except InvalidFileError as error:
+        return isinstance(error.__cause__, TooLargeError)
+    return False
+
+
+def test_what_has_another_meaning_is_read_by_the_usual_reader(tmp_path: Path) -> None:
     photo = Image.fromarray(photograph(HEIGHT, WIDTH))
-    with pytest.raises(InvalidFileError, match="its pixels are 4 bands of uchar, cmyk"):
-        whole(saved(tmp_path / "a.jpg", photo.convert("CMYK")))
-    with pytest.raises(InvalidFileError, match="its pixels are 1 bands of float"):
-        whole(saved(tmp_path / "a.tif", photo.convert("F")))
+    assert seen_in_rows(saved(tmp_path / "a.jpg", photo))
+    assert seen_in_rows(saved(tmp_path / "a.tif", photo))
+    assert seen_in_rows(saved(tmp_path / "a.png", photo))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name, other, how in (
+        ("cmyk.jpg", photo.convert("CMYK"), {}),
+        ("turned.jpg", photo, {"exif": exif}),
+        ("turned.tif", photo, {"exif": exif}),
+        ("a.bmp", photo, {}),
+        ("a.webp", photo, {}),
+        ("float.tif", photo.convert("F"), {}),
+        ("cmyk.tif", photo.convert("CMYK"), {}),
+        ("white-is-0.tif", photo.convert("L"), {"tiffinfo": {262: 0}}),
+        ("one-bit.tif", photo.convert("1"), {}),
+    ):
+        assert not seen_in_rows(saved(tmp_path / name, other, **how)), name
+
+
+def test_exif_behind_the_pixels_is_looked_for(tmp_path: Path) -> None:
+    """Pillow finds it once it has decoded them, and turns the photo."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    with pytest.raises(InvalidFileError, match="it lies on its side"):
-        whole(saved(tmp_path / "turned.jpg", photo, exif=exif))
-    (tmp_path / "text.tif").write_bytes(b"no image at all")
-    with pytest.raises(InvalidFileError, match=r"text\.tif cannot be read"):
-        whole(tmp_path / "text.tif")
+    path = saved(tmp_path / "a.png", Image.fromarray(photograph(20, 30)), exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert images.read(path).shape[:2] == (30, 20)
+    assert not seen_in_rows(path)
+
+
+def test_a_side_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huge_images, "LONGEST_SIDE", 200)
+    with pytest.raises(InvalidFileError, match=r"a\.png cannot be read: it is 203x301, longer than 200 pixels"):
+        whole(saved(tmp_path / "a.png", Image.fromarray(photograph(HEIGHT, WIDTH))))
+
+
+@pytest.mark.parametrize("name", ["text.tif", "text.png"])
+def test_what_is_no_image_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"II no image at all")
+    with pytest.raises(InvalidFileError, match=r"cannot be read: "):
+        whole(tmp_path / name)

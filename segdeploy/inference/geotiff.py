@@ -101,6 +101,8 @@ def _quiet() -> Iterator[None]:
 
 def _place(rasterio: Any, path: Path) -> dict[str, Any]:  # noqa: ANN401 - of rasterio
     """Coordinate system and transform of a photograph that has them."""
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return {}
     try:
         with _quiet():
             photo = rasterio.open(path)

@@ -23,7 +23,7 @@ from segdeploy.inference.work import Work, require_still
 from segdeploy.spec import Spec
 
 LONGEST_SIDE = 2048  # pixels of the smaller pictures, for pages and overlays
-_ROWS = 256  # of a class map, enlarged at once
+_PIXELS = 2**22  # of a class map, enlarged at once
 
 UInt8 = NDArray[np.uint8]
 
@@ -108,7 +108,13 @@ def _drawn(
     """Give the writers every row; a smaller picture with its class map, and the pixels of each class."""
     counts = np.zeros(len(huge.spec.classes), np.int64)
     small, first = Small(image.height, image.width), 0
-    image.watched_by = small.see
+
+    def watch(top: int, rows: UInt8) -> None:
+        if stop.is_set():
+            raise StoppedError
+        small.see(top, rows)
+
+    image.watched_by = watch
     with ThreadPoolExecutor(cores.usable() if engine.concurrent else 1) as pool:
         for rows in _class_rows(image, huge.spec, engine, pool):
             if stop.is_set():
@@ -131,6 +137,6 @@ def _class_rows(image: HugeImage, spec: Spec, engine: Engine, pool: ThreadPoolEx
     fitted = InMemory(huge_images.resized(image, height=about.height, width=about.width))
     class_map = np.concatenate(list(fitting.strips(about, spec, fitted, engine.classify)))
     rows, columns = images.nearest(about.height, image.height), images.nearest(about.width, image.width)
-    wide = class_map.take(columns, axis=1)
-    for top in range(0, image.height, _ROWS):
-        yield wide.take(rows[top : top + _ROWS], axis=0)
+    count = max(1, _PIXELS // image.width)
+    for top in range(0, image.height, count):
+        yield class_map.take(rows[top : top + count], axis=0).take(columns, axis=1)

@@ -40,7 +40,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has more than 10,000 pixels is too large; rows come in by few, and go out by few."""
     monkeypatch.setattr(huge_images, "LARGEST_IN_MEMORY", 10_000)
     monkeypatch.setattr(huge_images, "_BYTES_AT_ONCE", 40 * WIDTH * 3)
-    monkeypatch.setattr(huge, "_ROWS", 33)
+    monkeypatch.setattr(huge, "_PIXELS", 33 * WIDTH)
 
 
 def class_maps(out: str) -> dict[str, NDArray[Any]]:

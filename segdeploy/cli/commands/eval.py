@@ -65,7 +65,7 @@ def _lines(found: "Evaluation") -> Iterator[str]:
     yield f"{where}: {rendering.miou(found.miou)}, {accuracy}"
     yield from rendering.other_fit(found.fit, found.own_fit)
     if found.decode == "scaled":
-        yield "Large JPEGs were decoded at a smaller scale (--decode scaled)."
+        yield "With --decode scaled: of large JPEGs a smaller scale was decoded."
     for name, iou in found.classes.items():
         yield f"  {name}: {'absent' if iou is None else f'{iou:.4f}'}"
 
