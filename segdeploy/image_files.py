@@ -186,7 +186,7 @@ def _is_plain_tiff(image: TiffImagePlugin.TiffImageFile) -> bool:
     formats = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     is_premultiplied = bool(tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] == 1)
     meaning = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-    return meaning in meanings and depths in ({8}, {16}) and formats == {1} and not is_premultiplied
+    return bool(meaning in meanings and depths in ({8}, {16}) and formats == {1}) and not is_premultiplied
 
 
 def _has_exif_behind_pixels(png: IO[bytes]) -> bool:
