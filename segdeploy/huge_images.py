@@ -159,7 +159,7 @@ def _pyvips() -> ModuleType:
 
 
 class _Tiff:
-    """A row of its tiles at once, or a few strips: none is decoded twice."""
+    """Some rows of its tiles or strips at once: none is decoded twice."""
 
     def __init__(self, path: Path) -> None:
         import rasterio
@@ -175,8 +175,7 @@ class _Tiff:
             raise _UndecodableError(_said(error)) from error
         self.height, self.width = int(self._file.height), int(self._file.width)
         block = int(self._file.block_shapes[0][0])
-        strips = max(1, _BYTES_AT_ONCE // (self.width * self._file.count * block))
-        self.rows_at_once = block * (1 if self._file.profile.get("tiled") else strips)
+        self.rows_at_once = block * max(1, _BYTES_AT_ONCE // (self.width * self._file.count * block))
         is_palette = self._file.colorinterp[0] == rasterio.enums.ColorInterp.palette
         self._palette = self._colours() if is_palette else None
 
