@@ -186,7 +186,7 @@ def _is_plain_tiff(image: TiffImagePlugin.TiffImageFile) -> bool:
     formats = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     is_premultiplied = bool(tags.get(TiffImagePlugin.EXTRASAMPLES, (0,))[0] == 1)
     meaning = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-    return bool(meaning in meanings and depths in ({8}, {16}) and formats == {1}) and not is_premultiplied
+    return meaning in meanings and depths in ({8}, {16}) and formats == {1} and not is_premultiplied
 
 
 def _has_exif_behind_pixels(png: IO[bytes]) -> bool:
@@ -195,7 +195,7 @@ def _has_exif_behind_pixels(png: IO[bytes]) -> bool:
     has_pixels = False
     while len(head := png.read(8)) == 8:  # noqa: PLR2004 - length and kind, four bytes each
         length, kind = struct.unpack(">I4s", head)
-        has_pixels |= kind == b"IDAT"
+        has_pixels = has_pixels or bool(kind == b"IDAT")
         if kind == b"eXIf":
             return has_pixels
         png.seek(length + 4, io.SEEK_CUR)
