@@ -25,6 +25,7 @@ LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the to
 LONGEST_SIDE = 300_000  # pixels: of wider and taller ones a few rows, or columns, are too large as well
 _BYTES_AT_ONCE = 2**20  # decoded at once
 _CACHE = 2**25  # bytes of decoded blocks that GDAL keeps: it asks for a twentieth of the memory
+_ROWS_AT_ONCE = 64  # of a row of tiles, given on: no second copy of it
 _GREY = 2  # bands, or fewer: grey, and alpha
 _DAMAGED = "Replace the file: it is damaged."
 
@@ -75,10 +76,17 @@ class HugeImage:
         """(last - first, width, 3); none of a later call begins above `first`: what lies above is forgotten."""
         if first < self._first:
             raise ValueError(f"row {first} was forgotten")
-        self._kept = self._kept[first - self._first :]
+        kept = self._kept[first - self._first :]
         self._first = first
-        if (there := first + len(self._kept)) < last:
-            self._kept = np.concatenate([self._kept, *self._decoded(there, last)])
+        if (there := first + len(kept)) < last:
+            end = min(self.height, -(-last // self._decoder.rows_at_once) * self._decoder.rows_at_once)
+            self._kept = np.empty((end - first, self.width, 3), np.uint8)
+            self._kept[: len(kept)] = kept
+            for rows in self._decoded(there, last):
+                self._kept[there - first : there - first + len(rows)] = rows
+                there += len(rows)
+        else:
+            self._kept = kept
         return self._kept[: last - first]
 
     def bands(self) -> Iterator[UInt8]:
@@ -91,13 +99,11 @@ class HugeImage:
             count = min(self._decoder.rows_at_once - first % self._decoder.rows_at_once, self.height - first)
             with self._refusing():
                 pixels = self._decoder.rows(first, count)
-            pixels = pixels[..., :1] if pixels.shape[2] <= _GREY else pixels[..., :3]
-            if pixels.dtype == np.uint16:
-                pixels = (pixels.astype(np.uint32) * 255 + 65535 // 2) // 65535
-            rows = np.broadcast_to(pixels, (count, self.width, 3)).astype(np.uint8)
-            if self.watched_by is not None:
-                self.watched_by(first, rows)
-            yield rows
+            for top in range(0, count, _ROWS_AT_ONCE):
+                rows = _rgb(pixels[top : top + _ROWS_AT_ONCE])
+                if self.watched_by is not None:
+                    self.watched_by(first + top, rows)
+                yield rows
             first += count
 
     def _require_sides(self) -> None:
@@ -113,6 +119,14 @@ class HugeImage:
         except _UndecodableError as error:
             reason = shown(" ".join(str(error).split()).rstrip("."))
             raise InvalidFileError(f"{shown(self._path)} cannot be read: {reason}.", _DAMAGED) from error
+
+
+def _rgb(pixels: NDArray[Any]) -> UInt8:
+    """(h, width, bands) of 8 or 16 bits -> (h, width, 3) of 8."""
+    pixels = pixels[..., :1] if pixels.shape[2] <= _GREY else pixels[..., :3]
+    if pixels.dtype == np.uint16:
+        pixels = (pixels.astype(np.uint32) * 255 + 65535 // 2) // 65535
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
 
 
 class _UndecodableError(Exception):

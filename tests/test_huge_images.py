@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import photograph
+from numpy.typing import NDArray
 from PIL import Image
 
 from segdeploy import huge_images, images
@@ -105,6 +106,30 @@ def test_a_package_without_its_library_is_said(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "pyvips", None)
     with pytest.raises(MissingRuntimeError, match="pyvips is installed, but does not load"):
         HugeImage(path)
+
+
+@pytest.mark.parametrize("height", [301, 512, 513])
+def test_rows_of_tiles_are_those_of_the_image(tmp_path: Path, height: int) -> None:
+    """Whichever are asked for: a row of tiles is decoded whole."""
+    rasterio = pytest.importorskip("rasterio")
+    expected = np.random.default_rng(0).integers(0, 256, (height, 210, 3), dtype=np.uint8)
+    how = {"tiled": True, "blockxsize": 128, "blockysize": 128, "photometric": "rgb", "compress": "deflate"}
+    about = {"driver": "GTiff", "height": height, "width": 210, "count": 3, "dtype": "uint8"}
+    place = {"transform": rasterio.Affine(1, 0, 5, 0, -1, 5)}
+    with rasterio.open(tmp_path / "a.tif", "w", **about, **how, **place) as file:
+        file.write(expected.transpose(2, 0, 1))
+    seen = np.zeros_like(expected)
+    with HugeImage(tmp_path / "a.tif") as image:
+
+        def watch(top: int, rows: NDArray[np.uint8]) -> None:
+            assert not seen[top : top + len(rows)].any(), "given once"
+            seen[top : top + len(rows)] = rows
+
+        image.watched_by = watch
+        for first in range(0, height, 37):
+            last = min(first + 64, height)
+            np.testing.assert_array_equal(image.rows(first, last), expected[first:last])
+    np.testing.assert_array_equal(seen, expected)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
