@@ -24,7 +24,7 @@ UInt8: TypeAlias = NDArray[np.uint8]
 LARGEST_IN_MEMORY = 2**26  # pixels: 8192x8192; larger ones are read from the top down, where that can be done
 LONGEST_SIDE = 300_000  # pixels: of wider and taller ones a few rows, or columns, are too large as well
 _BYTES_AT_ONCE = 2**20  # decoded at once
-_CACHE = 2**25  # bytes of decoded blocks that GDAL keeps: it asks for a twentieth of the memory
+_CACHE = 2**24  # bytes of decoded tiles that GDAL keeps besides a row of them; it asks for a twentieth of the memory
 _ROWS_AT_ONCE = 64  # of a row of tiles, given on: no second copy of it
 _GREY = 2  # bands, or fewer: grey, and alpha
 _DAMAGED = "Replace the file: it is damaged."
@@ -173,7 +173,7 @@ def _pyvips() -> ModuleType:
 
 
 class _Tiff:
-    """Some rows of its tiles or strips at once: none is decoded twice."""
+    """Some rows at once, out of a row of tiles or a strip."""
 
     def __init__(self, path: Path) -> None:
         import rasterio
@@ -189,7 +189,9 @@ class _Tiff:
             raise _UndecodableError(_said(error)) from error
         self.height, self.width = int(self._file.height), int(self._file.width)
         block = int(self._file.block_shapes[0][0])
-        self.rows_at_once = block * max(1, _BYTES_AT_ONCE // (self.width * self._file.count * block))
+        of_a_row = self.width * self._file.count * np.dtype(self._file.dtypes[0]).itemsize
+        self._cache = _CACHE + of_a_row * block  # GDAL keeps a row of tiles, so that none is decoded twice
+        self.rows_at_once = min(block, max(1, 16 * _BYTES_AT_ONCE // of_a_row))
         is_palette = self._file.colorinterp[0] == rasterio.enums.ColorInterp.palette
         self._palette = self._colours() if is_palette else None
 
@@ -202,7 +204,7 @@ class _Tiff:
     def rows(self, first: int, count: int) -> NDArray[Any]:
         window = self._rasterio.windows.Window(0, first, self.width, count)
         try:
-            with self._rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+            with self._rasterio.Env(GDAL_CACHEMAX=self._cache, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
                 bands: NDArray[Any] = self._file.read(window=window)
         except self._rasterio.errors.RasterioError as error:
             raise _UndecodableError(_said(error)) from error
