@@ -63,6 +63,10 @@ class TooLargeError(RefusedError):
     """It has more pixels than are read at once."""
 
 
+class InRowsError(TooLargeError):
+    """And they can be read in rows."""
+
+
 def opened(file: IO[bytes], suffix: str, *, bounded: bool = True) -> ImageFile.ImageFile:
     """Do as `Image.open`, without its warning from 89 megapixels on and with the plug-in's reason where it fails."""
     Image.init()
@@ -157,12 +161,12 @@ def require_bounded(image: Image.Image, why: str = "") -> None:
 def require_size(
     image: ImageFile.ImageFile, file: IO[bytes], most: int | None, *, is_turned: Callable[[], bool]
 ) -> None:
-    """Raise TooLargeError above `most` pixels, if they can be read in rows, and where they are too many at all."""
+    """Raise InRowsError above `most` pixels if they can be read so, else TooLargeError where they are too many."""
     why = ""
     if most is not None and image.width * image.height > most:
         obstacle = _obstacle_to_rows(image, file) or ("its EXIF turns it" if is_turned() else None)
         if obstacle is None:
-            raise TooLargeError(f"it has more than {most:,} pixels", "Scale it down, or cut it into tiles.")
+            raise InRowsError(f"it has more than {most:,} pixels", "Scale it down, or cut it into tiles.")
         why = f", and it is not read in rows: {obstacle}"
     require_bounded(image, why)
 

@@ -113,7 +113,7 @@ def read(path: Path | str) -> UInt8:
 def opened_photograph(path: Path, *, least: tuple[int, int] | None = None, most: int | None = None) -> Photograph:
     """As `read`, decoded and not yet copied. Raise as `read` does.
 
-    `most`: of so many pixels; where there are more that can be read in rows, the error's cause is a TooLargeError.
+    `most`: of so many pixels; where there are more that can be read in rows, the error's cause is an InRowsError.
     `least`: a JPEG may be decoded at a half, a quarter or an eighth of its scale (libjpeg does that in the transform)
     as long as it keeps so many pixels, (height, width), of the upright photograph.
     """

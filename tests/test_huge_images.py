@@ -13,7 +13,7 @@ from PIL import Image
 from segdeploy import huge_images, images
 from segdeploy.errors import InvalidFileError, MissingRuntimeError
 from segdeploy.huge_images import HugeImage
-from segdeploy.image_files import TooLargeError
+from segdeploy.image_files import InRowsError
 
 pytest.importorskip("pyvips")
 
@@ -172,7 +172,7 @@ def seen_in_rows(path: Path) -> bool:
     try:
         images.opened_photograph(path, most=100)
     except InvalidFileError as error:
-        return isinstance(error.__cause__, TooLargeError)
+        return isinstance(error.__cause__, InRowsError)
     return False
 
 

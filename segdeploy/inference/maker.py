@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segdeploy import fitting, huge_images, images
 from segdeploy.engines import Engine
 from segdeploy.errors import InvalidFileError, SegdeployError
-from segdeploy.image_files import TooLargeError
+from segdeploy.image_files import InRowsError, TooLargeError
 from segdeploy.images import Photograph
 from segdeploy.inference import areas, huge
 from segdeploy.inference.journal import FileState
@@ -97,7 +97,7 @@ class Maker:
                 return None
             drawn = self._drawn(self.engine, source, photo, clock)
         except (SegdeployError, MemoryError) as error:
-            if isinstance(error.__cause__, TooLargeError) and self._most is not None:
+            if isinstance(error.__cause__, InRowsError):
                 return self._made_huge(source, target, standing, read, may_segment=may_segment, look=look)
             return self._failed(error, source, read, clock)
         written = {} if standing.entry is None else dict(standing.entry.written)
@@ -118,7 +118,7 @@ class Maker:
 
     def _failed(self, error: BaseException, source: Source, read: FileState | None, clock: "Clock") -> Made:
         clock.stop("read")
-        if isinstance(error.__cause__, TooLargeError):  # not the file's fault: it is not noted
+        if isinstance(error.__cause__, TooLargeError) and self._most is None:  # not the file's fault: it is not noted
             reason = f"{_reason(error, source.path)} It is read in rows with libvips: pip install 'segdeploy[huge]'"
             return Made(reasons=[reason], spent=clock.spent)
         reason = _reason(error, source.path)

@@ -167,6 +167,17 @@ def test_a_file_that_segdeploy_did_not_write_stays(workspace: Path) -> None:
     assert Path("masks/large.png").read_bytes() == before
 
 
+@pytest.mark.usefixtures("little_memory")
+def test_what_is_too_large_and_not_read_in_rows_gives_no_mask(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in rows, its four inks would pass for three colours."""
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 20_000)
+    (workspace / "photos").mkdir()
+    Image.fromarray(photograph(HEIGHT, WIDTH)).convert("CMYK").save("photos/large.jpg")
+    (failure,) = segment("photos").failed
+    assert "not read in rows: its colours are CMYK" in failure.reason
+    assert below("masks") == []
+
+
 @pytest.mark.usefixtures("one")
 def test_without_libvips_it_is_said_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "MAX_PIXELS", 10_000)
