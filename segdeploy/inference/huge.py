@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segdeploy import cores, fitting, huge_images, images
 from segdeploy.engines import Engine
-from segdeploy.fitting import InMemory
+from segdeploy.fitting import Classify, InMemory
 from segdeploy.huge_images import HugeImage
 from segdeploy.images import Photograph
 from segdeploy.inference.journal import FileState
@@ -70,6 +70,7 @@ def made(
     engine: Engine,
     source: Source,
     *,
+    classify: Classify,
     target: str,
     standing: Standing,
     read: FileState | None,
@@ -80,6 +81,7 @@ def made(
     Raise InvalidFileError as HugeImage does, InvalidRequestError where the file changed meanwhile, StoppedError once
     `stop` is set. Then no file is there.
     """
+    threads = cores.usable() if engine.concurrent else 1
     missing = {kind: work.writers[kind] for kind in standing.missing}
     name = PurePath(target)
     with contextlib.ExitStack() as stack, HugeImage(source.path) as image:
@@ -89,7 +91,9 @@ def made(
             for kind, writer in missing.items()
             if writer.takes_rows
         }
-        small, areas = _drawn(image, huge, engine, [rows.writer for rows in opened.values()], stop)
+        small, areas = _drawn(
+            image, huge, classify, [rows.writer for rows in opened.values()], stop=stop, threads=threads
+        )
         require_still(source, read)
     written = {} if standing.entry is None else dict(standing.entry.written)
     written |= {kind: rows.state for kind, rows in opened.items() if rows.state is not None}
@@ -103,7 +107,13 @@ def made(
 
 
 def _drawn(
-    image: HugeImage, huge: Huge, engine: Engine, writers: Sequence[RowWriter], stop: threading.Event
+    image: HugeImage,
+    huge: Huge,
+    classify: Classify,
+    writers: Sequence[RowWriter],
+    *,
+    stop: threading.Event,
+    threads: int,
 ) -> tuple[Segmented, list[int]]:
     """Give the writers every row; a smaller picture with its class map, and the pixels of each class."""
     counts = np.zeros(len(huge.spec.classes), np.int64)
@@ -115,8 +125,8 @@ def _drawn(
         small.see(top, rows)
 
     image.watched_by = watch
-    with ThreadPoolExecutor(cores.usable() if engine.concurrent else 1) as pool:
-        for rows in _class_rows(image, huge.spec, engine, pool):
+    with ThreadPoolExecutor(threads) as pool:
+        for rows in _class_rows(image, huge.spec, classify, pool):
             if stop.is_set():
                 raise StoppedError
             counts += np.bincount(rows.ravel(), minlength=len(counts))
@@ -128,14 +138,14 @@ def _drawn(
     return Segmented(photo, small.class_map, huge.spec, huge.options, huge.path), counts.tolist()
 
 
-def _class_rows(image: HugeImage, spec: Spec, engine: Engine, pool: ThreadPoolExecutor) -> Iterator[UInt8]:
+def _class_rows(image: HugeImage, spec: Spec, classify: Classify, pool: ThreadPoolExecutor) -> Iterator[UInt8]:
     """The class map (h, width) of the image, from the top down."""
     about = fitting.plan(spec, image.height, image.width)
     if fitting.is_tiled(spec, image.height, image.width):
-        yield from fitting.strips(about, spec, image, engine.classify, pool.map)
+        yield from fitting.strips(about, spec, image, classify, pool.map)
         return
     fitted = InMemory(huge_images.resized(image, height=about.height, width=about.width))
-    class_map = np.concatenate(list(fitting.strips(about, spec, fitted, engine.classify)))
+    class_map = np.concatenate(list(fitting.strips(about, spec, fitted, classify)))
     rows, columns = images.nearest(about.height, image.height), images.nearest(about.width, image.width)
     count = max(1, _PIXELS // image.width)
     for top in range(0, image.height, count):

@@ -144,7 +144,14 @@ class Maker:
                 if self.stop.is_set() or not may_segment():
                     return None
                 drawn = huge.made(
-                    self.work, self.engine, source, target=target, standing=standing, read=read, stop=self.stop
+                    self.work,
+                    self.engine,
+                    source,
+                    classify=self._classify,
+                    target=target,
+                    standing=standing,
+                    read=read,
+                    stop=self.stop,
                 )
         except huge.StoppedError:
             return None
@@ -178,8 +185,7 @@ class Maker:
 
         def classify(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
             clock.stop("resize")
-            with self._engine_lock:
-                class_maps = engine.classify(batch)
+            class_maps = self._classify(batch)
             clock.stop("engine")
             return class_maps
 
@@ -189,6 +195,11 @@ class Maker:
         clock.stop("resize")
         segmented = Segmented(photo, large, spec, self.work.task.output_options, source.path)
         return _Drawn(segmented, class_map, pixels)
+
+    def _classify(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """By no more threads at once than the engine serves."""
+        with self._engine_lock:
+            return self.engine.classify(batch)
 
     def _write(
         self, standing: Standing, source: Source, target: str, segmented: Segmented, written: dict[str, FileState]

@@ -235,3 +235,25 @@ def test_several_of_them_and_small_ones_are_all_done(workspace: Path) -> None:
     with NullEngine(SPEC) as engine:
         summary = written(engine, "mask", "npy")
     assert (summary.done, summary.failed) == (9, [])
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_an_engine_that_serves_one_thread_is_never_called_by_two(workspace: Path) -> None:
+    """Small images are at work beside a large one."""
+    photographs(workspace / "photos", *(f"{index}.png" for index in range(20)))
+    Image.fromarray(photograph(HEIGHT, WIDTH)).save(workspace / "photos" / "0-large.png")
+    at_once, most = [0], [0]
+
+    class Alone(NullEngine):
+        concurrent = False
+
+        def _submit(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+            threading.Event().wait(0.002)
+            at_once[0] -= 1
+            return super()._submit(batch)
+
+    with Alone(fitting.with_fit(SPEC, "tile")) as engine:
+        assert written(engine).done == 21
+    assert most[0] == 1
